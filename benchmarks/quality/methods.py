@@ -3,7 +3,8 @@
     python benchmarks/quality/methods.py --data FOLDER --work WORK --out RESULTS.jsonl --sets sst2,ag_news --seeds 3
     python benchmarks/quality/methods.py --table RESULTS.jsonl
 
-The methods of this script train no soft prompt; prompts.py has those, on the same rows, backbone and pattern. With
+Of soft prompts, this script has those that depend on the text; prompts.py has the others, on the same rows, backbone
+and pattern. With
 `--backbone qwen` the language model is Qwen2.5-Coder-0.5B instead of SmolLM2-135M. Appends each result as a line
 {"set", "seed", "backbone", "method", "accuracy", "parameters", "seconds"} to the file. Results that are already in the
 file are not measured again. `seconds` covers training and labeling of the first test examples.
@@ -44,6 +45,8 @@ class Method:
     """Name of the step. {pattern} and {seed} are replaced."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Dotted key -> value. None removes a key."""
+    sources: tuple[str, ...] = ()
+    """Sets whose prompts are mixed; that of the row itself is left out."""
 
 
 def _pet(title: str, **changes: Any) -> Method:
@@ -56,6 +59,13 @@ def _priming(title: str, **changes: Any) -> Method:
 
 def _member(title: str, member: dict[str, Any]) -> Method:
     return Method(title, f"{member['kind']}/other", {"members.other": member})
+
+
+def _prompt(title: str, *, sources: tuple[str, ...] = (), **settings: Any) -> Method:
+    methods = {"other": {"num_virtual_tokens": prompts.NUM_VIRTUAL_TOKENS, **settings}}
+    if sources:
+        methods["source"] = {"num_virtual_tokens": prompts.NUM_VIRTUAL_TOKENS}
+    return Method(title, "prompts/{pattern}/other/{seed}", {"prompts.methods": methods}, sources)
 
 
 METHODS: dict[str, Method] = {
@@ -89,6 +99,16 @@ METHODS: dict[str, Method] = {
         "pet/{pattern}/{seed}",
         {"pattern_search": {"gradient": {"num_words": 3}}, "prompts": None, "ppt": None},
     ),
+    "idpg": _prompt("instance-dependent prompts (IDPG)", method="idpg", training=prompts.SLOW_TRAINING),
+    "idpg_embeddings": _prompt(
+        "instance-dependent prompts, read from embeddings",
+        method="idpg",
+        text_encoder="embeddings",
+        training=prompts.SLOW_TRAINING,
+    ),
+    "attempt": _prompt(
+        "mixture of prompts (ATTEMPT)", sources=("sst2", "ag_news"), method="attempt", training=prompts.SLOW_TRAINING
+    ),
     "words": _member("TF-IDF + logistic regression", {"kind": "tfidf"}),
     "minilm_frozen": _member("MiniLM, frozen, logistic regression", {"kind": "probe", "encoder": ENCODERS["MiniLM"]}),
     "mpnet_frozen": _member("MPNet, frozen, logistic regression", {"kind": "probe", "encoder": ENCODERS["MPNet"]}),
@@ -106,8 +126,19 @@ METHODS: dict[str, Method] = {
 }
 
 
-def recipe(name: str, seed: int, method: Method, backbone: str, split: Path) -> dict[str, Any]:
-    """Returns the recipe of the soft prompts with a hard pattern, with the changes of a method."""
+def recipe(
+    name: str, seed: int, method: Method, backbone: str, split: Path, sources: Mapping[str, Path] | None = None
+) -> dict[str, Any]:
+    """Returns the recipe of the soft prompts with a hard pattern, with the changes of a method.
+
+    Args:
+        name: The set.
+        seed: Its seed.
+        method: The method.
+        backbone: Name of the language model.
+        split: Folder of the split.
+        sources: Other set -> folder of its split, for a method that mixes prompts.
+    """
     sections = prompts.recipe(name, seed, "hybrid", split)
     sections["name"] = f"methods-{name}-{seed}"
     sections["backbone"]["asset"] = BACKBONES[backbone]
@@ -120,6 +151,15 @@ def recipe(name: str, seed: int, method: Method, backbone: str, split: Path) -> 
             del section[last]
         else:
             section[last] = value
+    for other, folder in (sources or {}).items():
+        added = prompts.recipe(other, seed, "hybrid", folder)
+        sections["prompts"]["tasks"].append(
+            {"pattern": f"{other}-hybrid", "task": added["task"], "data": added["data"]}
+        )
+    if sources is not None:
+        trained = [{"task": f"{other}-hybrid", "method": "source"} for other in sources]
+        methods = sections["prompts"]["methods"]
+        sections["prompts"]["methods"] = {**methods, "other": {**methods["other"], "sources": ["ppt", *trained]}}
     if "priming" in sections:
         sections["priming"] = {**sections["priming"], "seeds": [seed]}
     return sections
@@ -129,7 +169,12 @@ def measure(name: str, seed: int, key: str, options: argparse.Namespace) -> rows
     """Runs the step of a method, with what it needs, and returns its result."""
     method = METHODS[key]
     split = prepare(name, seed, options.data, options.work / "splits", 8)
-    sections = recipe(name, seed, method, options.backbone, split.absolute())
+    sources = {
+        other: prepare(other, SEEDS[other][0], options.data, options.work / "splits", 8).absolute()
+        for other in method.sources
+        if other != name
+    }
+    sections = recipe(name, seed, method, options.backbone, split.absolute(), sources or None)
     path = options.work / "recipes" / f"{name}-{seed}-{options.backbone}-{key}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(sections, sort_keys=False, allow_unicode=True), encoding="utf-8")

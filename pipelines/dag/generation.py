@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.steps.step import Step
-from pipelines.dag.prompts import transferred
+from pipelines.dag.prompts import mixed, transferred
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.prompts import DownstreamGeneration, generation_tasks
@@ -89,6 +89,7 @@ def _tuning_step(
             "pretrained": ppt[config.pretrained_for(item)]
             if settings.init == "ppt"
             else transferred(settings.transfer, prompts, seed),
+            "sources": mixed(settings, prompts, seed, ppt[config.pretrained_for(item)] if settings.uses_ppt else None),
         },
         resources=config.prompts.resources,
         seed=str(seed),

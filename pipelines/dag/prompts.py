@@ -86,6 +86,7 @@ def _token_level_step(
             "pretrained": ppt[config.pretrained_for(item)]
             if settings.init == "ppt"
             else transferred(settings.transfer, prompts, seed),
+            "sources": mixed(settings, prompts, seed, ppt[config.pretrained_for(item)] if settings.uses_ppt else None),
         },
         resources=config.prompts.resources,
         row=row,
@@ -170,8 +171,10 @@ def prompt_steps(
             )
         )
     steps: dict[str, Step] = {}
-    for job, labels in sorted(jobs, key=lambda item: item[0].prompt.transfer is not None):  # after what they start from
+    for job, labels in sorted(jobs, key=lambda item: _order(item[0].prompt)):
         upstream = None if batched or job.pretrained is None else ppt[job.pretrained]
+        pretrained = ppt[config.pretrained_for(section.tasks[job.data])] if job.prompt.uses_ppt else None
+        trained, seed = list(steps.values()), int(labels["seed"])
         steps[job.name] = make_step(
             config,
             job.name,
@@ -181,12 +184,20 @@ def prompt_steps(
             inputs={
                 "data": sets[job.data],
                 "batched": batched[0] if batched else None,
-                "pretrained": upstream or transferred(job.prompt.transfer, list(steps.values()), int(labels["seed"])),
+                "pretrained": upstream or transferred(job.prompt.transfer, trained, seed),
+                "sources": mixed(job.prompt, trained, seed, pretrained),
             },
             resources=section.resources,
             **labels,
         )
     return batched, [steps[job.name] for job, _ in jobs]
+
+
+def _order(prompt: PromptConfig) -> int:
+    """Returns a number that is higher than those of the prompts that a prompt uses."""
+    if prompt.sources:
+        return 2
+    return 0 if prompt.transfer is None else 1
 
 
 def transferred(transfer: TransferConfig | None, prompts: Sequence[Step], seed: int) -> Step | None:
@@ -195,6 +206,19 @@ def transferred(transfer: TransferConfig | None, prompts: Sequence[Step], seed: 
         return None
     wanted = {"task": transfer.task, "method": transfer.method, "seed": str(seed)}
     return next(step for step in prompts if wanted.items() <= step.labels.items())
+
+
+def mixed(prompt: PromptConfig, prompts: Sequence[Step], seed: int, pretrained: Step | None) -> list[Step]:
+    """Returns the steps of the prompts that a prompt with this seed mixes, in the order of its config.
+
+    Args:
+        prompt: The config with the sources.
+        prompts: Steps of the prompts of classification tasks.
+        seed: The seed.
+        pretrained: The step of the pretrained prompt, if one is a source.
+    """
+    steps = [pretrained if item == "ppt" else transferred(item, prompts, seed) for item in prompt.sources]
+    return [step for step in steps if step is not None]
 
 
 def init_kinds(config: PipelineConfig) -> dict[str, str]:

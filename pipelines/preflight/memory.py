@@ -276,6 +276,7 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
     loops: list[TrainingConfig] = [job.training for job in jobs if getattr(job, "training", None) is not None]
     vectors = [item.prompt_length for item in prompts] or [getattr(config, "num_virtual_tokens", 0)]
     trained = sum(vectors) * shape.width + _num_tuned(config, tune, shape)
+    trained += sum(item.num_network_weights(shape.width) for item in prompts)
     if any(item.is_deep for item in prompts):
         trained *= 2 * shape.num_layers * max(len(item.places) for item in prompts)
     length = backbone.max_length + _demonstration_tokens(config)

@@ -392,7 +392,7 @@ def check_pretrained_prompts(config: PipelineConfig) -> None:
     """Every downstream task finds the pretrained prompt that initializes its prompts."""
     if config.prompts is None:
         return
-    uses_ppt = any(item.init == "ppt" for item in config.prompts.methods.values())
+    uses_ppt = any(item.uses_ppt for item in config.prompts.methods.values())
     for number, item in enumerate(config.prompts.tasks):
         key = f"prompts.tasks.{number}.format"
         if item.format and config.ppt is None:
@@ -414,7 +414,7 @@ def check_token_level_tasks(config: PipelineConfig) -> None:
         for name, method in config.prompts.methods.items():
             with errors_located_in(f"prompts.methods.{name}"):
                 check_fits_token_level(method)
-        if config.ppt and any(method.init == "ppt" for method in config.prompts.methods.values()):
+        if config.ppt and any(method.uses_ppt for method in config.prompts.methods.values()):
             with errors_located_in(f"{item.key}.format"):
                 config.pretrained_for(item)
 
@@ -430,7 +430,7 @@ def check_generation_tasks(config: PipelineConfig) -> None:
         for name, method in config.prompts.methods.items():
             with errors_located_in(f"prompts.methods.{name}"):
                 check_fits_generation(method, item.task)
-        if config.ppt and any(method.init == "ppt" for method in config.prompts.methods.values()):
+        if config.ppt and any(method.uses_ppt for method in config.prompts.methods.values()):
             with errors_located_in(f"{item.key}.format"):
                 config.pretrained_for(item)
 

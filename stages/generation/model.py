@@ -100,8 +100,9 @@ class TextGenerator:
             num_reserved=len(self._end), soft_blocks=prompt is not None and prompt.position == "inside",
         )  # fmt: skip
 
-    def _soft_input(self) -> SoftInput:
-        return SoftInput() if self.prompt is None else self.prompt()
+    def _soft_input(self, items: Sequence[GenerationItem]) -> SoftInput:
+        """Returns what the prompt adds to passes over these inputs. It reads no targets."""
+        return SoftInput() if self.prompt is None else self.prompt([item.encoded for item in items])
 
     def encode(self, example: GenerationExample) -> Encoded:
         """Returns the input of an example as tokens."""
@@ -152,7 +153,7 @@ class TextGenerator:
             for item in items
         ]
         batch = self.backbone.batch(texts)
-        states_BLD = self.backbone.hidden_states(batch, self._soft_input())
+        states_BLD = self.backbone.hidden_states(batch, self._soft_input(items))
         rows = [row for row, item in enumerate(items) for _ in item.target]
         from_end = [number for item in items for number in range(len(item.target) - 1, -1, -1)]
         last_B = batch.mask_position.tolist()
@@ -178,8 +179,9 @@ class TextGenerator:
             is_token_BT[row, : len(item.target)] = True
         start_B1 = torch.full((len(items), 1), decoder_start_id(self.backbone.model))
         read_BT = torch.cat([start_B1, written_BT[:, :-1]], dim=1)
-        prompt, parts = self._soft_input(), []
+        all_prompts, parts = self._soft_input(items), []
         for rows in self._equal_inputs(items):
+            prompt = all_prompts.select(torch.tensor(rows, device=device))
             batch = self.backbone.batch([items[row].encoded for row in rows])
             logits_BTV = self.backbone.decode(self.backbone.encode(batch, prompt), read_BT[rows].to(device), prompt)
             is_token = is_token_BT[rows].to(device)
@@ -236,7 +238,10 @@ class TextGenerator:
 
     def _generator(self, engine: Engine | None) -> Generator:
         end_ids = (self.backbone.tokenizer.eos_token_id,)
-        return Generator(self.backbone, engine or InProcessEngine(), prompt=self._soft_input(), end_ids=end_ids)
+        num_more = 0 if self.prompt is None or self.prompt.position == "inside" else self.prompt.num_virtual_tokens
+        return Generator(
+            self.backbone, engine or InProcessEngine(), prompt=self.prompt, num_more=num_more, end_ids=end_ids
+        )
 
     def _start(self, example: GenerationExample) -> TextStart:
         if self.decoding.strategy != "sample":

@@ -101,11 +101,10 @@ class RelationModel:
     def loss(self, items: Sequence[FactItem]) -> Tensor:
         """Returns the mean negative log-likelihood of the answers, with gradients for the vectors."""
         words = list(dict.fromkeys(item.answer for item in items))
-        prompt = None if self.prompt is None else self.prompt()
+        encoded = [item.encoded for item in items]
+        prompt = None if self.prompt is None else self.prompt(encoded)
         with autocast(self.is_autocast):
-            scores_BW = word_scores(
-                self.backbone, [item.encoded for item in items], words, likelihood=True, prompt=prompt, training=True
-            )
+            scores_BW = word_scores(self.backbone, encoded, words, likelihood=True, prompt=prompt, training=True)
         columns = torch.tensor([words.index(item.answer) for item in items], device=scores_BW.device)
         return -scores_BW.gather(1, columns[:, None]).mean()
 
@@ -125,7 +124,7 @@ class RelationModel:
         return ranked
 
     def _ranks(self, encoded: Sequence[Encoded], facts: Sequence[Fact]) -> Iterator[Ranked]:
-        prompt = None if self.prompt is None else self.prompt()
+        prompt = None if self.prompt is None else self.prompt(encoded)
         is_vocabulary = self.candidates == "vocabulary"
         with autocast(self.is_autocast):
             if is_vocabulary:

@@ -30,20 +30,21 @@ from stages.prompt_tuning.config import PromptTuningConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage; `pretrained`: files of prompt pretraining, for init: ppt; `batched`: files of
-    batched prompt tuning, if the prompt was trained there.
+    """`data`: files of the split stage; `pretrained`: files of prompt pretraining, for init: ppt; `sources`: files of
+    the prompts that a mixture has; `batched`: files of batched prompt tuning, if the prompt was trained there.
     """
 
     data: Path
     pretrained: Path | None = None
+    sources: tuple[Path, ...] = ()
     batched: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
-    """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
-    `prompt/lora/` and a linear head in `prompt/head.safetensors` if they were trained; its task, pattern and backbone
-    in `prompt_model.json`; `test_logits.jsonl`; `losses.json`.
+    """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format, where it has one), with LoRA
+    weights in `prompt/lora/` and a linear head in `prompt/head.safetensors` if they were trained; its task, pattern
+    and backbone in `prompt_model.json`; `test_logits.jsonl`; `losses.json`.
     """
 
     final_loss: float
@@ -89,8 +90,9 @@ def _tune(
     config: PromptTuningConfig, inputs: Inputs, backbone: Backbone, recorder: Recorder, engine: Engine
 ) -> TunedClassifier:
     prompt = initialize_prompt(
-        config.prompt, config.task, config.pattern, backbone, seed=config.seed, pretrained=inputs.pretrained
-    )
+        config.prompt, config.task, config.pattern, backbone,
+        seed=config.seed, pretrained=inputs.pretrained, sources=inputs.sources,
+    )  # fmt: skip
     head = None
     if config.prompt.head == "linear":
         head = LinearHead(backbone.hidden_size, len(config.task.labels)).to(backbone.device)

@@ -97,7 +97,7 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
         """Computes the scores of every token of a batch of windows."""
         with autocast(self.autocast):
             batch = self.backbone.batch(encoded)
-            states_BLD = self.backbone.hidden_states(batch, None if self.prompt is None else self.prompt())
+            states_BLD = self.backbone.hidden_states(batch, None if self.prompt is None else self.prompt(encoded))
             return TokenScores(self.head(states_BLD), batch.mask_position)
 
     def validate(self, examples: Sequence[ExampleT], recorder: Recorder) -> DevScore:

@@ -14,6 +14,7 @@ METHODS: dict[str, PromptConfig] = {
     "p_tuning": PromptConfig(method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
     "prefix_tuning": PromptConfig(method="prefix_tuning", num_virtual_tokens=5, encoder_hidden_size=32),
     "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5),
+    "idpg": PromptConfig(method="idpg", num_virtual_tokens=5, bottleneck_size=16),
     "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=4)),
     "lora": PromptConfig(method="lora", lora=LoraConfig(rank=4)),
     "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=4)),

@@ -46,6 +46,8 @@ from tests.support.small_models import backbone_config, film_example, film_task
 from tests.support.token_level_data import ANSWERS, ENTITIES, questions, tagged_texts
 
 LABELS = ("rotten", "fresh")
+IDPG = PromptConfig(method="idpg", num_virtual_tokens=3, bottleneck_size=4)
+ATTEMPT = PromptConfig(method="attempt", num_virtual_tokens=3, bottleneck_size=4, sources=("ppt",))
 
 
 @contextmanager
@@ -105,8 +107,13 @@ def backbone_of(folder: Path, engine: Engine, *, frozen: bool = False) -> Backbo
 
 def double_prompt(config: PromptConfig, backbone: Any, pattern: Any) -> Any:
     """Returns new vectors in float64."""
-    prompt = new_prompt(config, backbone, pattern, seed=1)
+    torch.manual_seed(0)  # all workers have the same source prompts
+    sources = torch.randn(len(config.sources), config.num_virtual_tokens, backbone.embedding_size).unbind()
+    prompt = new_prompt(config, backbone, pattern, seed=1, sources=sources)
     assert prompt is not None
+    if prompt.reads_text:  # at first the network has weights of 0, through which no gradient flows
+        for parameter in prompt.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
     return prompt.double()
 
 
@@ -122,10 +129,10 @@ def cloze(
     return Problem(classifier.items(films()), classifier.loss, dict(trained.named_parameters()))
 
 
-def long_words(folder: Path, engine: Engine) -> Problem:
+def long_words(folder: Path, engine: Engine, prompt: PromptConfig | None = None) -> Problem:
     """Words of several tokens, with the hinge loss."""
     words = {"rotten": ["very bad"], "fresh": ["great", "good and fine"]}
-    return cloze(folder, engine, film_task(folder.name).model_copy(update={"verbalizer": words}))
+    return cloze(folder, engine, film_task(folder.name).model_copy(update={"verbalizer": words}), prompt)
 
 
 def auxiliary(folder: Path, engine: Engine) -> Problem:
@@ -248,6 +255,9 @@ PROBLEMS: dict[str, tuple[str, Callable[[Path, Engine], Problem]]] = {
         "bert",
         lambda folder, engine: cloze(folder, engine, prompt=PromptConfig(method="p_tuning_v2", num_virtual_tokens=3)),
     ),
+    "IDPG": ("bert", lambda folder, engine: cloze(folder, engine, prompt=IDPG)),
+    "IDPG, hinge": ("gpt2", lambda folder, engine: long_words(folder, engine, IDPG)),
+    "ATTEMPT": ("t5", lambda folder, engine: cloze(folder, engine, prompt=ATTEMPT)),
     "PPT": ("t5", pretraining),
     "PPT, vocabulary": ("gpt2", lambda folder, engine: pretraining(folder, engine, "vocabulary")),
     "tagger": ("gpt2", lambda folder, engine: token_level(folder, engine, TokenClassifier)),

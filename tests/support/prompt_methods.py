@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.patterns.config import Task
-from stages.common.prompts.config import PromptConfig
+from stages.common.prompts.config import InitConfig, PromptConfig
 from tests.support.small_models import film_task
 
 METHODS: dict[str, PromptConfig] = {
@@ -21,6 +21,10 @@ METHODS: dict[str, PromptConfig] = {
     "low_rank": PromptConfig(num_virtual_tokens=5, rank=2),
     "low_rank_deep": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, rank=2),
     "gated": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, gates=True, noise=0.1),
+    "idpg": PromptConfig(method="idpg", num_virtual_tokens=5, bottleneck_size=8),
+    "idpg_embeddings": PromptConfig(
+        method="idpg", num_virtual_tokens=5, bottleneck_size=8, text_encoder="embeddings", init=InitConfig(kind="mean")
+    ),
     "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=2)),
     "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=2)),
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from stages.common.models.backbones.loader import load_backbone
-from stages.common.prompts.config import PromptServingConfig
+from stages.common.prompts.config import PromptConfig, PromptServingConfig
+from stages.common.prompts.initialization import new_prompt
 from stages.common.prompts.peft_format import save_prompt
 from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 from tests.support.small_models import TOKENIZERS, backbone_config, film_task, small_model
@@ -46,3 +47,19 @@ def save_prompts(backbone_folder: Path, folder: Path, names: dict[str, int], num
         PromptServingConfig(task=task, pattern="review", backbone=config).save(path)
         folders.append(path)
     return folders
+
+
+def save_text_prompt(backbone_folder: Path, folder: Path, name: str, settings: PromptConfig) -> Path:
+    """Writes a prompt that depends on the text, with random weights, for the task `name`; returns its folder."""
+    config = backbone_config(backbone_folder)
+    backbone = load_backbone(config, frozen=True)
+    task = film_task("bert").only("review").model_copy(update={"name": name})
+    torch.manual_seed(0)
+    sources = torch.randn(len(settings.sources), settings.num_virtual_tokens, backbone.embedding_size).unbind()
+    prompt = new_prompt(settings, backbone, task.pattern("review"), seed=1, sources=sources)
+    assert prompt is not None
+    for parameter in prompt.parameters():
+        torch.nn.init.normal_(parameter)
+    save_prompt(prompt, backbone, folder / "prompt")
+    PromptServingConfig(task=task, pattern="review", backbone=config).save(folder)
+    return folder

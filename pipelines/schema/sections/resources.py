@@ -206,7 +206,7 @@ def check_batched_training(
     if not trains_only_prompts:
         raise InputError(
             "batched_training is for soft prompts without LoRA, linear heads, hard_prompt_steps, backbone_dropout, "
-            "noise and transfer.",
+            "noise, transfer and sources.",
             "Remove batched_training.",
             key="batched_training",
         )

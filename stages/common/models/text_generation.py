@@ -27,7 +27,7 @@ from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone, widen
 from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.seq2seq import Seq2SeqBackbone, decoder_start_id
-from stages.common.models.backbones.soft_input import SoftInput
+from stages.common.models.backbones.soft_input import SoftInput, SoftPrompt
 from stages.common.models.batching import EncodedBatch, batches_by_length, shard_batches
 from stages.common.patterns.encoding import Encoded
 from stages.common.protocols import Engine
@@ -92,7 +92,8 @@ class Generator:
     Args:
         backbone: A causal or seq2seq model.
         engine: Shares the batches among workers. Workers that each hold a part of the weights run all of them.
-        prompt: The soft prompt before all texts.
+        prompt: The soft prompt of the texts, if any.
+    num_more: Positions that it adds to each of them.
         end_ids: Tokens that end a text.
 
     Raises:
@@ -100,7 +101,13 @@ class Generator:
     """
 
     def __init__(
-        self, backbone: Backbone, engine: Engine, *, prompt: SoftInput | None = None, end_ids: Sequence[int] = ()
+        self,
+        backbone: Backbone,
+        engine: Engine,
+        *,
+        prompt: SoftPrompt | None = None,
+        num_more: int = 0,
+        end_ids: Sequence[int] = (),
     ) -> None:
         if not hasattr(backbone.model, "generate"):
             raise InputError(
@@ -110,7 +117,8 @@ class Generator:
             )
         self._backbone = backbone
         self._engine = InProcessEngine() if backbone.is_partitioned else engine
-        self._prompt = prompt or SoftInput()
+        self._prompt = prompt
+        self._num_more = num_more
         self._end_ids = list(end_ids)
         self._start_id = decoder_start_id(backbone.model) if backbone.family == "seq2seq" else None
 
@@ -154,7 +162,7 @@ class Generator:
 
     def _batches(self, texts: Sequence[TextStart], max_new_tokens: int, decoding: Sampling | Beams) -> list[list[int]]:
         """Returns the rows of each batch: of similar length, or of one length where padding would change a text."""
-        num_more = self._prompt.num_before + self._prompt.num_positions + max_new_tokens
+        num_more = self._num_more + max_new_tokens
         lengths = [len(item.encoded.ids) + num_more for item in texts]
         batches = batches_by_length(lengths, self._backbone.eval_batch_tokens // _num_beams(decoding))
         padding = self._backbone.traits.padding
@@ -175,16 +183,18 @@ class Generator:
         streamer: Any,
     ) -> Iterator[Continuation]:
         backbone, num_beams = self._backbone, _num_beams(decoding)
-        batch = backbone.batch([item.encoded for item in texts])
+        encoded = [item.encoded for item in texts]
+        batch = backbone.batch(encoded)
+        prompt = SoftInput() if self._prompt is None else self._prompt(encoded)
         read = self._seq2seq_inputs if backbone.family == "seq2seq" else self._causal_inputs
-        arguments = read(batch, num_beams)
+        arguments = read(batch, prompt, num_beams)
         # `generate` returns the ids that it was given before new ones: the start of the decoder, or the text
         given = 1 if backbone.family == "seq2seq" else 0
         start = given or (arguments["input_ids"].shape[1] if "input_ids" in arguments else 0)
         stops = _StopTexts(backbone.tokenizer, stop, start)
         randoms = [item.randoms for item in texts if item.randoms is not None]
         samplers = [_Sampler(decoding, torch.stack(randoms), start)] if isinstance(decoding, Sampling) else []
-        with self._passes(len(texts) * num_beams):
+        with self._passes(prompt.repeated(num_beams), len(texts) * num_beams):
             written_BT = backbone.model.generate(
                 **arguments,
                 generation_config=self._settings(decoding, max_new_tokens),
@@ -213,46 +223,47 @@ class Generator:
             settings["length_penalty"] = decoding.length_penalty
         return GenerationConfig(**settings)
 
-    def _causal_inputs(self, batch: EncodedBatch, num_beams: int) -> dict[str, Any]:
+    def _causal_inputs(self, batch: EncodedBatch, prompt: SoftInput, num_beams: int) -> dict[str, Any]:
         """Returns the arguments of `generate` for a causal model."""
-        backbone, prompt = self._backbone, self._prompt
+        backbone = self._backbone
         num_cached = prompt.num_positions if prompt.lengths is None else 0
         mask = widen(batch.attention_mask, num_cached + prompt.num_before)
-        arguments: dict[str, Any] = {"attention_mask": mask, **self._text(batch)}
+        arguments: dict[str, Any] = {"attention_mask": mask, **self._text(batch, prompt)}
         if backbone.traits.positions != "none":
             first = backbone.model.config.pad_token_id + 1 if backbone.traits.positions == "after_pad" else 0
             num_read = prompt.num_positions - num_cached
             arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0) + first + num_read
         if prompt.layers is not None and prompt.lengths is None:
             dtype = backbone.model.get_input_embeddings().weight.dtype
-            arguments["past_key_values"] = prompt.cache(len(mask) * num_beams, dtype)
+            arguments["past_key_values"] = prompt.repeated(num_beams).cache(len(mask) * num_beams, dtype)
         return arguments
 
-    def _seq2seq_inputs(self, batch: EncodedBatch, num_beams: int) -> dict[str, Any]:
+    def _seq2seq_inputs(self, batch: EncodedBatch, prompt: SoftInput, num_beams: int) -> dict[str, Any]:
         """Returns the arguments of `generate` for a seq2seq model: a deep prompt is what its decoder has read."""
         assert isinstance(self._backbone, Seq2SeqBackbone)
-        encoded = self._backbone.encode(batch, self._prompt)
-        cache = self._backbone.decoder_cache(len(encoded.states) * num_beams, self._prompt, encoded.states.dtype)
+        encoded = self._backbone.encode(batch, prompt)
+        size, dtype = len(encoded.states) * num_beams, encoded.states.dtype
+        cache = self._backbone.decoder_cache(size, prompt.repeated(num_beams), dtype)
         return {
             "encoder_outputs": BaseModelOutput(last_hidden_state=encoded.states),
             "attention_mask": encoded.mask,
             **{name: value for name, value in cache.items() if name == "past_key_values"},
         }
 
-    def _passes(self, size: int) -> AbstractContextManager[None]:
+    def _passes(self, prompt: SoftInput, size: int) -> AbstractContextManager[None]:
         """Adds what of the prompt is not in a cache to passes inside the block, which read `size` texts."""
         if isinstance(self._backbone, CausalBackbone):
-            return self._backbone.layers_prefixed(self._prompt, size)
+            return self._backbone.layers_prefixed(prompt, size)
         assert isinstance(self._backbone, Seq2SeqBackbone)
         dtype = self._backbone.model.get_input_embeddings().weight.dtype
-        return self._backbone.cross_prefixed(self._prompt, size, dtype)
+        return self._backbone.cross_prefixed(prompt, size, dtype)
 
-    def _text(self, batch: EncodedBatch) -> dict[str, Tensor]:
+    def _text(self, batch: EncodedBatch, prompt: SoftInput) -> dict[str, Tensor]:
         """Returns token ids, or embeddings if the prompt has vectors in the input."""
-        if self._prompt.before is None and self._prompt.inside is None:
+        if prompt.before is None and prompt.inside is None:
             return {"input_ids": batch.input_ids}
         table = self._backbone.model.get_input_embeddings()
-        return {"inputs_embeds": self._prompt.embedded(table(batch.input_ids), batch.soft_positions)}
+        return {"inputs_embeds": prompt.embedded(table(batch.input_ids), batch.soft_positions)}
 
 
 def _num_beams(decoding: Sampling | Beams) -> int:

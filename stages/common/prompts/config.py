@@ -7,10 +7,13 @@
 | prefix_tuning | keys and values of every layer | an MLP | Li & Liang, ACL 2021 |
 | p_tuning_v2 | keys and values of every layer | nothing, or an MLP | Liu et al., ACL 2022 |
 | lora | none: adapters are trained alone | nothing | Hu et al., ICLR 2022 |
+| idpg | as in prompt_tuning, other ones for each text | an MLP that reads the text | Wu et al., NAACL 2022 |
+| attempt | as in prompt_tuning, other ones for each text | attention over trained prompts | Asai et al., EMNLP 2022 |
 
 The reparameterization is used during training; only its result is saved. It is residual unless the initial vectors are
 random: it adds to keys and values of real words, for example, which prefix tuning starts best from. Vectors may be of
-low rank instead (a fixed initialization plus A·B), and every method may train together with LoRA.
+low rank instead (a fixed initialization plus A·B), and methods whose vectors do not depend on the text may train
+together with LoRA. The networks of idpg and attempt are saved: they compute the vectors of every new text.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from stages.common.models.cloze.config import ClozeConfig
 from stages.common.patterns.syntax import Pattern
 from stages.common.training.config import TrainingConfig
 
-PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2", "lora"]
+PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2", "lora", "idpg", "attempt"]
 WORD_VECTORS = "table.words"
 """Parameter with the virtual tokens that are initialized from words. A curriculum freezes it at first."""
 Head = Literal["verbalizer", "linear"]
@@ -38,6 +41,8 @@ _DEFAULT: dict[PromptTuningMethod, Reparameterization] = {
     "prefix_tuning": "mlp",
     "p_tuning_v2": "none",
     "lora": "none",
+    "idpg": "none",
+    "attempt": "none",
 }
 _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
     "prompt_tuning": ("none",),
@@ -45,13 +50,24 @@ _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
     "prefix_tuning": ("mlp",),
     "p_tuning_v2": ("none", "mlp"),
     "lora": ("none",),
+    "idpg": ("none",),
+    "attempt": ("none",),
 }
+BOTTLENECK_SIZES: dict[PromptTuningMethod, int] = {"idpg": 256, "attempt": 100}
+"""Hidden size of the network that reads a text, as in the papers."""
 PLACES: tuple[Literal["encoder", "decoder", "cross"], ...] = ("encoder", "decoder", "cross")
 OF_VECTORS = (
     "num_virtual_tokens", "init", "transfer", "reparameterization", "encoder_hidden_size", "rank", "hard_prompt_steps",
     "gates", "noise",
 )  # fmt: skip
 """Keys of methods that train vectors."""
+_OF_TEXT_METHODS: dict[str, tuple[PromptTuningMethod, ...]] = {
+    "bottleneck_size": ("idpg", "attempt"),
+    "text_encoder": ("idpg",),
+    "sources": ("attempt",),
+    "temperature": ("attempt",),
+}
+"""Key -> methods that it is for."""
 
 
 def check_fit(config: PromptConfig, pattern: Pattern) -> None:
@@ -148,7 +164,7 @@ class InitConfig(Config):
 
 
 class TransferConfig(Config):
-    """A trained prompt of another task, as in SPoT (Vu et al., ACL 2022)."""
+    """A trained prompt of another task, for transfer as in SPoT (Vu et al., ACL 2022), or a source of a mixture."""
 
     task: Name
     """Name of the other task: one of prompts.tasks."""
@@ -160,7 +176,9 @@ class PromptConfig(Config):
     """A method of soft prompt tuning and its settings."""
 
     method: PromptTuningMethod = "prompt_tuning"
-    """prompt_tuning, p_tuning, prefix_tuning, p_tuning_v2, or lora (adapters without a soft prompt)."""
+    """prompt_tuning, p_tuning, prefix_tuning, p_tuning_v2, lora (adapters without a soft prompt), idpg (a network
+    computes the prompt of each text), or attempt (each text has a mixture of trained prompts).
+    """
     num_virtual_tokens: int = Field(16, ge=1)
     """Length of the prompt. A pretrained prompt and the soft blocks of a pattern define their own length."""
     init: InitConfig | Literal["ppt"] = InitConfig()
@@ -175,6 +193,20 @@ class PromptConfig(Config):
     """Rank of a trained update A·B of the initial vectors. If not set, the vectors are trained directly."""
     hard_prompt_steps: int = Field(0, ge=0)
     """Curriculum: number of steps in which soft blocks that are initialized from words are frozen."""
+    bottleneck_size: int | None = Field(None, ge=1)
+    """Hidden size of the network of idpg and attempt. If not set, as in the papers: 256 for idpg, 100 for attempt."""
+    text_encoder: Literal["backbone", "embeddings"] = "backbone"
+    """What the network of idpg reads of a text: backbone (the mean of the last hidden states, which takes another pass
+    without gradients) or embeddings (the mean of the input embeddings).
+    """
+    sources: tuple[TransferConfig | Literal["ppt"], ...] = ()
+    """Trained prompts that attempt mixes, of other tasks or ppt (the pretrained prompt). They are not trained further,
+    and have num_virtual_tokens vectors.
+    """
+    temperature: float | None = Field(None, gt=0)
+    """Divides the scores of the prompts that attempt mixes: a lower one prefers fewer. If not set, as in the paper: e
+    times the embedding size.
+    """
     lora: LoraConfig | None = None
     """Adapters that are trained with the prompt. If not set, the backbone is unchanged."""
     gates: bool = False
@@ -228,6 +260,40 @@ class PromptConfig(Config):
                 "Set method: prompt_tuning, or p_tuning_v2.",
                 key="transfer",
             )
+        return self
+
+    @model_validator(mode="after")
+    def _text_methods_fit(self) -> PromptConfig:
+        for key, methods in _OF_TEXT_METHODS.items():
+            if self.method not in methods and getattr(self, key) != type(self).model_fields[key].default:
+                raise InputError(
+                    f"{key} is for {' and '.join(methods)}, not for {self.method}.",
+                    f"Remove {key}, or set method: {methods[0]}.",
+                    key=key,
+                )
+        if not self.reads_text:
+            return self
+        for key in ("rank", "gates", "noise", "hard_prompt_steps"):
+            if getattr(self, key):
+                raise InputError(
+                    f"{key} is for vectors that are the same for all texts; those of {self.method} are not.",
+                    f"Remove {key}.",
+                    key=key,
+                )
+        if self.lora is not None:
+            raise InputError(
+                f"{self.method} reads texts with the frozen backbone, which adapters would change.",
+                "Remove lora.",
+                key="lora",
+            )
+        if self.method == "attempt" and not self.sources:
+            raise InputError(
+                "attempt mixes trained prompts, and none is set.",
+                "Set sources: [{task: OTHER_TASK, method: METHOD}], or [ppt].",
+                key="sources",
+            )
+        if len(set(self.sources)) < len(self.sources):
+            raise InputError("sources lists a prompt twice.", "Remove one of them.", key="sources")
         return self
 
     @model_validator(mode="after")
@@ -301,6 +367,11 @@ class PromptConfig(Config):
             raise InputError("no layer has a vector.", "Set a length above 0.", key=key)
 
     @property
+    def uses_ppt(self) -> bool:
+        """Returns True if it starts from the pretrained prompt, or mixes it with others."""
+        return self.init == "ppt" or "ppt" in self.sources
+
+    @property
     def starts_from_prompt(self) -> bool:
         """Returns True if the vectors start from a trained or pretrained prompt."""
         return self.init == "ppt" or self.transfer is not None
@@ -311,6 +382,24 @@ class PromptConfig(Config):
         if self.layer_lengths is not None:
             return max(self.layer_lengths)
         return 0 if self.method == "lora" else self.num_virtual_tokens
+
+    @property
+    def reads_text(self) -> bool:
+        """Returns True if each text has its own vectors, which a network computes."""
+        return self.method in BOTTLENECK_SIZES
+
+    @property
+    def bottleneck(self) -> int:
+        """Hidden size of this network."""
+        return self.bottleneck_size or BOTTLENECK_SIZES[self.method]
+
+    def num_network_weights(self, width: int) -> int:
+        """Returns the number of trained weights of this network for a backbone of this width; 0 for other methods."""
+        if not self.reads_text:
+            return 0
+        if self.method == "idpg":
+            return self.bottleneck * (width + 1 + self.num_virtual_tokens * width)
+        return 2 * width * (self.bottleneck + 1)
 
     @property
     def is_deep(self) -> bool:
@@ -336,7 +425,7 @@ class PromptConfig(Config):
     def can_be_batched(self) -> bool:
         """Returns True if the prompt ends with the same values if it is trained in the same batches as others."""
         is_alike = not (self.hard_prompt_steps or self.backbone_dropout or self.noise)
-        return is_alike and not self.trains_more and self.transfer is None
+        return is_alike and not self.trains_more and self.transfer is None and not self.sources
 
     @property
     def trains_more(self) -> bool:

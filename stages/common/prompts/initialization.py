@@ -34,11 +34,19 @@ from stages.common.prompts.soft_prompt import (
     PromptEmbedding,
     PTuningEncoder,
 )
+from stages.common.prompts.text_prompts import InstancePrompt, PromptMixture, TextReader
 from stages.common.seeds import derive_seed, torch_rng
 
 
 def initialize_prompt(
-    config: PromptConfig, task: Task, pattern: str, backbone: Backbone, *, seed: int, pretrained: Path | None
+    config: PromptConfig,
+    task: Task,
+    pattern: str,
+    backbone: Backbone,
+    *,
+    seed: int,
+    pretrained: Path | None,
+    sources: Sequence[Path] = (),
 ) -> Prompt | None:
     """Returns the prompt of a task before its first step; None for method: lora, which has none.
 
@@ -49,6 +57,7 @@ def initialize_prompt(
         backbone: The frozen model.
         seed: Seed of the initialization and of new weights.
         pretrained: Files of the prompt-pretraining stage, for `init: ppt`.
+        sources: Files of the steps with the prompts of `sources`.
     """
     words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer)
     vectors = pretrained_vectors(config, backbone, pretrained)
@@ -59,6 +68,7 @@ def initialize_prompt(
         seed=seed,
         label_words=[word[0] for word in words.flat],
         pretrained=vectors,
+        sources=source_vectors(sources, backbone),
     )
 
 
@@ -67,18 +77,36 @@ def pretrained_vectors(config: PromptConfig, backbone: Backbone, pretrained: Pat
     prompt of another task for `transfer`; otherwise None.
 
     Raises:
-        InputError: the prompt of the other task is at another place of the model.
+        InputError: the prompt of the other task depends on the text, or is at another place of the model.
     """
     if not config.starts_from_prompt:
         return None
     assert pretrained is not None, "a step with init: ppt or transfer has a prompt upstream"
-    prompt = load_prompt(pretrained / "prompt", backbone)
-    places = None if prompt.layers is None else tuple(prompt.layers.parts)
-    if places != (config.places if config.is_deep else None):
+    return _trained_vectors(pretrained, backbone, config.places if config.is_deep else None, "transfer")
+
+
+def source_vectors(sources: Sequence[Path], backbone: Backbone) -> list[Tensor]:
+    """Returns the vectors [N, D] of the prompts that a mixture has, from the files of their steps.
+
+    Raises:
+        InputError: a prompt depends on the text, or is not in the input.
+    """
+    return [_trained_vectors(folder, backbone, None, "sources") for folder in sources]
+
+
+def _trained_vectors(folder: Path, backbone: Backbone, places: tuple[str, ...] | None, key: str) -> Tensor:
+    prompt = load_prompt(folder / "prompt", backbone)
+    if prompt.reads_text:
+        raise InputError(
+            "the prompt of the other task depends on the text, so it has no vectors to use.",
+            "Set a method whose vectors are the same for all texts.",
+            key=key,
+        )
+    if places != (None if prompt.layers is None else tuple(prompt.layers.parts)):
         raise InputError(
             "the prompt of the other task is at another place of the model.",
-            "Set the same method and prefix_at for both.",
-            key="transfer",
+            "Set the same method and prefix_at for both." if key == "transfer" else "Use a prompt of input vectors.",
+            key=key,
         )
     return prompt.vectors.cpu()
 
@@ -91,6 +119,7 @@ def new_prompt(
     seed: int,
     label_words: Sequence[int] = (),
     pretrained: Tensor | None = None,
+    sources: Sequence[Tensor] = (),
 ) -> Prompt | None:
     """Returns a new prompt for a pattern; None for method: lora, which has none.
 
@@ -101,6 +130,7 @@ def new_prompt(
         seed: Seed of the initialization and of new weights.
         label_words: Token ids of the task's label words.
         pretrained: [N, W] vectors of `pretrained_vectors`.
+        sources: [N, D] vectors of `source_vectors`.
 
     Raises:
         InputError: method and pattern, or initialization and backbone, do not fit together.
@@ -130,6 +160,8 @@ def new_prompt(
         return Prompt(module, "layers", layers, noise=config.noise).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
     first = _input_vectors(config, backbone, pattern, generator, label_words=label_words, pretrained=pretrained)
+    if config.reads_text:
+        return _text_prompt(config, backbone, position, first.vectors, sources).to(backbone.device)
     if config.encoder != "none":
         base = first.vectors if config.is_residual or any(first.are_words) else None
         size = config.encoder_hidden_size or backbone.embedding_size
@@ -141,6 +173,29 @@ def new_prompt(
     if config.gates:
         module = GatedPrompt(module, len(first.vectors), [first.vectors.shape[1]])
     return Prompt(module, position, noise=config.noise).to(backbone.device)
+
+
+def _text_prompt(
+    config: PromptConfig, backbone: Backbone, position: PromptPosition, vectors_ND: Tensor, sources: Sequence[Tensor]
+) -> Prompt:
+    """Returns a prompt whose vectors depend on the text.
+
+    Raises:
+        InputError: a source prompt has another number of vectors.
+    """
+    if config.method == "idpg":
+        reader = TextReader(backbone, "mean_state" if config.text_encoder == "backbone" else "mean_embedding")
+        return Prompt(InstancePrompt(vectors_ND, reader.size, config.bottleneck), position, reader=reader)
+    assert sources, "a step with sources has prompts upstream"
+    for source_ND in sources:
+        if source_ND.shape != vectors_ND.shape:
+            raise InputError(
+                f"a source prompt has {len(source_ND)} vectors, but the mixture has {len(vectors_ND)}.",
+                "Give all of them the same number of vectors.",
+                key="sources",
+            )
+    mixture = PromptMixture(vectors_ND, torch.stack(list(sources)), config.bottleneck, config.temperature)
+    return Prompt(mixture, position, reader=TextReader(backbone, "max_embedding"))
 
 
 def _deep_module(

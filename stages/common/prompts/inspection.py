@@ -29,11 +29,11 @@ def log_inspection(prompt: Prompt | None, backbone: Backbone, recorder: Recorder
     """Records the norms of the vectors and, for input vectors, the words nearest to each.
 
     Args:
-        prompt: The trained prompt; None does nothing.
+        prompt: The trained prompt. None does nothing, nor does a prompt that depends on the text.
         backbone: The frozen model. All workers must call this, because its weights may be spread over them.
         recorder: Gets the figure `prompt_norms` and the table `nearest_words`.
     """
-    if prompt is None:
+    if prompt is None or prompt.reads_text:
         return
     vectors_ND = prompt.vectors.detach().float().cpu()
     mean_norm = None

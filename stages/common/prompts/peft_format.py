@@ -1,4 +1,5 @@
 """Soft prompts on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, a few kilobytes.
+PEFT has no format for some prefixes, nor for prompts that depend on the text: these are in files of this project.
 
 `peft.PeftModel.from_pretrained(backbone, folder)` loads them. PEFT has no task type for masked language models and
 cannot put vectors inside a pattern: such a prompt loads, but a plain PeftModel does not apply it, or applies it before
@@ -25,6 +26,7 @@ from stages.common.models.backbones.soft_input import PromptPosition
 from stages.common.prompts.config import PromptTuningMethod
 from stages.common.prompts.deep_prompts import DeepLayout, KVLayout
 from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
+from stages.common.prompts.text_prompts import InstancePrompt, PromptMixture, TextReader
 
 
 def tidy(folder: Path) -> None:
@@ -43,11 +45,19 @@ PROMPT_FILE = "prompt.json"
 _WEIGHTS = "adapter_model.safetensors"
 _ROWS = "prefix.safetensors"
 """Keys and values in the encoder and in cross-attention, or of chosen layers, for which PEFT has no format."""
+_NETWORK = "text_prompt.safetensors"
+"""The network that computes the vectors of a text, with source prompts if any."""
 
 
 def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: PromptTuningMethod = "prompt_tuning") -> None:
-    """Writes a prompt to the new folder `folder`, without the module that reparameterized it."""
+    """Writes a prompt to the new folder `folder`, without the module that reparameterized it.
+
+    The network of a prompt that depends on the text is written too.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if prompt.reader is not None:
+        _save_text_prompt(prompt, prompt.reader, folder)
+        return
     if prompt.layers is not None and not prompt.layers.is_in_peft_format:
         places = {
             "prefix_at": list(prompt.layers.parts),
@@ -77,6 +87,8 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
     metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if "prefix_at" in metadata:
         return _load_prefix(folder, metadata, backbone)
+    if "reading" in metadata:
+        return _load_text_prompt(folder, metadata, backbone)
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         vectors: Tensor = load_file(folder / _WEIGHTS)["prompt_embeddings"]
@@ -128,6 +140,39 @@ def _load_prefix(folder: Path, metadata: Mapping[str, Any], backbone: Backbone) 
             "Use it with the backbone that it was trained on, or train a prompt for this one.",
         )
     return Prompt(PromptEmbedding(rows_PW), "layers", layout).to(backbone.device)
+
+
+def _save_text_prompt(prompt: Prompt, reader: TextReader, folder: Path) -> None:
+    """Writes a prompt that depends on the text: the network, and what it reads."""
+    metadata: dict[str, Any] = {"place": prompt.position, "reading": reader.kind, "backbone": reader.backbone.digest}
+    if isinstance(prompt.table, PromptMixture):
+        metadata["temperature"] = prompt.table.temperature
+    (folder / PROMPT_FILE).write_text(json.dumps(metadata, sort_keys=True) + "\n")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in prompt.table.state_dict().items()}
+    save_file(tensors, folder / _NETWORK)
+
+
+def _load_text_prompt(folder: Path, metadata: Mapping[str, Any], backbone: Backbone) -> Prompt:
+    """Loads a prompt that depends on the text.
+
+    Raises:
+        InputError: it was trained for another backbone.
+    """
+    if metadata["backbone"] != backbone.digest:
+        raise InputError(
+            f"the prompt in {folder} was trained for another backbone.",
+            "Use it with the backbone that it was trained on, or train a prompt for this one.",
+        )
+    tensors = load_file(folder / _NETWORK)
+    bottleneck, input_size = tensors["down.weight"].shape
+    module: InstancePrompt | PromptMixture
+    if "sources" in tensors:
+        module = PromptMixture(tensors["target"], tensors["sources"], bottleneck, metadata["temperature"])
+    else:
+        vectors_ND = tensors["up.bias"].unflatten(0, (-1, backbone.embedding_size))
+        module = InstancePrompt(vectors_ND, input_size, bottleneck)
+    module.load_state_dict(tensors)
+    return Prompt(module, metadata["place"], reader=TextReader(backbone, metadata["reading"])).to(backbone.device)
 
 
 def _config(prompt: Prompt, backbone: Backbone, method: PromptTuningMethod) -> PromptLearningConfig:

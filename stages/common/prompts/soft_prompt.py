@@ -1,23 +1,27 @@
 """A soft prompt: where its vectors go in the forward pass, and the modules that produce them in training.
 
 A module is a table, a low-rank table, or an encoder. It returns [N, W] float32 when called. W is the embedding size D
-or, for deep prompts, the size of all keys and values of a position.
+or, for deep prompts, the size of all keys and values of a position. Modules of text_prompts.py are called with what a
+reader has read of B texts, and return [B, N, W].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import PromptEncoder, PromptEncoderConfig
 from torch import Tensor
 
 from stages.common.models.backbones.soft_input import PromptPosition, SoftInput
+from stages.common.patterns.encoding import Encoded
 from stages.common.prompts.deep_prompts import DeepLayout
+from stages.common.prompts.text_prompts import TextReader
 
 
 class Prompt(torch.nn.Module):
-    """A prompt in training or in use. `table` produces its vectors, [N, W]."""
+    """A prompt in training or in use. `table` produces its vectors, [N, W], or [B, N, W] if they depend on the text."""
 
     def __init__(
         self,
@@ -26,6 +30,7 @@ class Prompt(torch.nn.Module):
         layers: DeepLayout | None = None,
         *,
         noise: float = 0.0,
+        reader: TextReader | None = None,
     ) -> None:
         """
         Args:
@@ -33,15 +38,24 @@ class Prompt(torch.nn.Module):
             position: Where they go.
             layers: Layout of a deep prompt.
             noise: Standard deviation of what is added to them while gradients are computed, as a multiple of theirs.
+            reader: Reads the texts that the vectors depend on. Default: they are the same for all texts.
         """
         super().__init__()
         self.table = table
         self.noise = noise
+        self.reader = reader
         self.position: PromptPosition = position
         self.layers = layers
 
-    def forward(self) -> SoftInput:
-        """Returns what the prompt adds to a forward pass."""
+    @property
+    def reads_text(self) -> bool:
+        """True if each text has its own vectors."""
+        return self.reader is not None
+
+    def forward(self, texts: Sequence[Encoded]) -> SoftInput:
+        """Returns what the prompt adds to a forward pass over B texts."""
+        if self.reader is not None:
+            return self.soft_input(self.table(self.reader(texts)))
         vectors_NW: Tensor = self.table()
         if self.noise and torch.is_grad_enabled():
             scale = self.noise * vectors_NW.detach().std(correction=0)
@@ -59,7 +73,8 @@ class Prompt(torch.nn.Module):
 
     @property
     def vectors(self) -> Tensor:
-        """[N, W] without gradients."""
+        """[N, W] without gradients, of a prompt that is the same for all texts."""
+        assert self.reader is None, "each text has its own vectors"
         with torch.no_grad():
             vectors_NW: Tensor = self.table()
         return vectors_NW
@@ -67,7 +82,10 @@ class Prompt(torch.nn.Module):
     @property
     def num_virtual_tokens(self) -> int:
         """N."""
-        return int(self.vectors.shape[0])
+        if self.reader is None:
+            return len(self.vectors)
+        count: Any = self.table.num_virtual_tokens
+        return int(count)
 
 
 class PromptEmbedding(torch.nn.Module):

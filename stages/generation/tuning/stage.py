@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common.data.step_outputs import write_losses
-from stages.common.prompts.initialization import new_prompt, pretrained_vectors
+from stages.common.prompts.initialization import new_prompt, pretrained_vectors, source_vectors
 from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.generation.examples import load_examples
@@ -20,10 +20,13 @@ from stages.generation.tuning.config import GenerationTuningConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage of generation; `pretrained`: files of prompt pretraining, for init: ppt."""
+    """`data`: files of the split stage of generation; `pretrained`: files of prompt pretraining, for init: ppt;
+    `sources`: files of the prompts that a mixture has.
+    """
 
     data: Path
     pretrained: Path | None = None
+    sources: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +48,10 @@ def run(config: GenerationTuningConfig, inputs: Inputs, out: Path, recorder: Rec
     with prompt_backbone(config.backbone, config.prompt, config.seed, engine) as submodel:
         backbone = submodel.backbone
         vectors = pretrained_vectors(config.prompt, backbone, inputs.pretrained)
-        prompt = new_prompt(config.prompt, backbone, config.task.input_pattern, seed=config.seed, pretrained=vectors)
+        sources = source_vectors(inputs.sources, backbone)
+        prompt = new_prompt(
+            config.prompt, backbone, config.task.input_pattern, seed=config.seed, pretrained=vectors, sources=sources
+        )
         model = TextGenerator(config.task, backbone, config.backbone, prompt)
         num_parameters = num_trainable_parameters(model)
         losses = tune(

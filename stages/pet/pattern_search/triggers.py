@@ -21,6 +21,7 @@ from torch import Tensor
 from stages.common.errors import InputError
 from stages.common.models.backbones.soft_input import PromptPosition, SoftInput
 from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.patterns.encoding import Encoded
 from stages.common.patterns.vocabulary import most_frequent, whole_words
 from stages.common.training.cross_validation import Indices
 from stages.pet.pattern_search.config import GradientConfig
@@ -37,13 +38,10 @@ class TriggerVectors:
 
     vectors_MD: Tensor
     position: PromptPosition = "inside"
+    reads_text: bool = False
 
-    @property
-    def num_virtual_tokens(self) -> int:
-        """M."""
-        return len(self.vectors_MD)
-
-    def __call__(self) -> SoftInput:
+    def __call__(self, texts: Sequence[Encoded]) -> SoftInput:
+        del texts
         return SoftInput(inside=self.vectors_MD)
 
 

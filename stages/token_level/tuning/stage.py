@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.metrics.classification import EvaluationResult
-from stages.common.prompts.initialization import new_prompt, pretrained_vectors
+from stages.common.prompts.initialization import new_prompt, pretrained_vectors, source_vectors
 from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.token_level.config import TokenLevelServingConfig
@@ -23,10 +23,13 @@ from stages.token_level.tuning.config import TokenLevelTuningConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the token-level split stage; `pretrained`: files of prompt pretraining, for init: ppt."""
+    """`data`: files of the token-level split stage; `pretrained`: files of prompt pretraining, for init: ppt;
+    `sources`: files of the prompts that a mixture has.
+    """
 
     data: Path
     pretrained: Path | None = None
+    sources: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +51,8 @@ def run(config: TokenLevelTuningConfig, inputs: Inputs, out: Path, recorder: Rec
     with prompt_backbone(config.backbone, config.prompt, config.seed, engine) as submodel:
         backbone = submodel.backbone
         vectors = pretrained_vectors(config.prompt, backbone, inputs.pretrained)
-        prompt = new_prompt(config.prompt, backbone, None, seed=config.seed, pretrained=vectors)
+        sources = source_vectors(inputs.sources, backbone)
+        prompt = new_prompt(config.prompt, backbone, None, seed=config.seed, pretrained=vectors, sources=sources)
         model = model_class(config.task, backbone, config.backbone, prompt)
         num_parameters = num_trainable_parameters(model)
         losses = tune(

@@ -13,8 +13,9 @@ from pipelines.serving.loading import load_predictor
 from pipelines.serving.prompt_predictor import PromptPredictor
 from pipelines.serving.served_tasks import ServedTasks
 from stages.common.errors import AssetError, DataError, InputError
+from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.soft_prompt import Prompt
-from tests.support.served_prompts import TEXTS, save_backbone, save_prompts
+from tests.support.served_prompts import TEXTS, save_backbone, save_prompts, save_text_prompt
 
 NUM_TASKS = 200
 CAPACITY = 8
@@ -107,3 +108,24 @@ def test_two_prompts_of_one_task_need_versions(folders: list[Path], backbone: Pa
     twice = save_prompts(backbone, tmp_path, {"task0": 9})
     with pytest.raises(InputError, match="two prompts have the same task"):
         loaded([folders[0], *twice])
+
+
+def test_prompts_that_depend_on_the_text_share_batches_with_others(
+    backbone: Path, folders: list[Path], tmp_path: Path
+) -> None:
+    texts = [
+        save_text_prompt(backbone, tmp_path / name, name, config)
+        for name, config in {
+            "instance": PromptConfig(method="idpg", bottleneck_size=8),
+            "mixture": PromptConfig(method="attempt", bottleneck_size=8, temperature=1.0, sources=("ppt",)),
+        }.items()
+    ]
+    predictor = loaded([folders[0], *texts])
+    rows = [{"task": task, "text": text} for text in TEXTS for task in ("instance", "task0", "mixture")]
+    mixed = predictor.predict([predictor.parse_row(row, "0") for row in rows])
+    assert [item["task"] for item in mixed] == [row["task"] for row in rows]
+    for row, item in zip(rows, mixed, strict=True):
+        folder = {"instance": texts[0], "mixture": texts[1], "task0": folders[0]}[row["task"]]
+        (alone,) = loaded([folder]).predict([predictor.parse_row(row, "0")])
+        assert item["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-5)
+    assert len({json.dumps(item["probabilities"]) for item in mixed}) == len(mixed)

@@ -14,6 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
+from stages.common.patterns.encoding import Encoded
 from stages.common.prompts.initialization import new_prompt
 from stages.common.protocols import NullRecorder
 from stages.generation.config import DecodingConfig, GenerationTask
@@ -23,7 +24,7 @@ from tests.support.small_models import backbone_config
 
 SILENT = NullRecorder()
 SOFT = GenerationTask(name="soft", pattern="{soft:2}name: {name}, {soft:3:the food}food: {food}\nText: ")
-PLAIN_METHODS = ("prompt_tuning", "prefix_tuning")
+PLAIN_METHODS = ("prompt_tuning", "prefix_tuning", "idpg")
 
 
 def generator(backbone: Backbone, method: str = "prompt_tuning", task: GenerationTask = TABLES) -> TextGenerator:
@@ -36,13 +37,14 @@ def generator(backbone: Backbone, method: str = "prompt_tuning", task: Generatio
 
 def next_logits(model: TextGenerator, ids: list[int], soft: list[int], written: list[int]) -> Tensor:
     """Returns the logits [V] of the next token: of one text without padding, from the start, without `generate`."""
-    backbone, prompt = model.backbone, model.prompt()
+    text = Encoded(tuple(ids), (0,) * len(ids), len(ids) - 1, soft_positions=tuple(soft))
+    backbone, prompt = model.backbone, model.prompt([text])
     is_seq2seq = backbone.family == "seq2seq"
     embeddings = backbone.model.get_input_embeddings()(torch.tensor(ids if is_seq2seq else ids + written)).clone()
     if prompt.inside is not None:
         embeddings[soft] = prompt.inside
     if prompt.before is not None:
-        embeddings = torch.cat([prompt.before, embeddings])
+        embeddings = torch.cat([prompt.before.flatten(0, -2), embeddings])
     cache: Any = None
     if prompt.layers is not None:
         cache = DynamicCache([(layer[0][None], layer[1][None]) for layer in prompt.layers])

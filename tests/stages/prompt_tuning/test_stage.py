@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.loader import load_prompts
 from stages.common.prompts.peft_format import load_prompt
 from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.text_prompts import PromptMixture
 from stages.common.training.config import TrainingConfig
 from stages.prompt_tuning import stage as prompt_tuning
 from stages.prompt_tuning.config import PromptTuningConfig
@@ -27,22 +29,26 @@ from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, logits
 
 TRAINING = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, lr_scheduler="constant", weight_decay=0.0)
 ADAPTER_TRAINING = TRAINING.model_copy(update={"learning_rate": 0.003, "steps": 60})
-"""Adapters and an LSTM diverge at the learning rate of a prompt."""
+"""Adapters, an LSTM and the network of IDPG diverge at the learning rate of a prompt."""
 
 
 def tuned(folder: Path, name: str, method: str = "prompt_tuning", **settings: Any) -> PromptTuningConfig:
     prompt = METHODS[method]
-    training = ADAPTER_TRAINING if prompt.lora or prompt.encoder == "lstm" else TRAINING
+    training = ADAPTER_TRAINING if prompt.lora or prompt.encoder == "lstm" or prompt.reads_text else TRAINING
     values = {"prompt": prompt, "training": training, "seed": 1, "task": film_task(name).only("review")} | settings
     return PromptTuningConfig(pattern="review", backbone=backbone_config(folder), **values)
 
 
-def train_and_load(config: PromptTuningConfig, data: Path, out: Path, recorder: Any = SILENT) -> Prompt:
+def train_and_load(
+    config: PromptTuningConfig, data: Path, out: Path, recorder: Any = SILENT, sources: tuple[Path, ...] = ()
+) -> Prompt:
     """Trains the prompt; checks that the loss decreases, and that the saved prompt predicts the written logits."""
-    result = run(prompt_tuning, config, prompt_tuning.Inputs(data=data), out, recorder)
+    result = run(prompt_tuning, config, prompt_tuning.Inputs(data=data, sources=sources), out, recorder)
     train_set, test_set = (load_examples(data / f"{name}.jsonl") for name in ("train", "test"))
     backbone = load_backbone(config.backbone, frozen=True)
-    initial = initialize_prompt(config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None)
+    initial = initialize_prompt(
+        config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None, sources=sources
+    )
     classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, initial)
     items = classifier.items(train_set)
     with torch.inference_mode():
@@ -69,7 +75,7 @@ def test_each_method_learns_on_each_family_and_is_loaded(
     assert train_and_load(config, film_data, tmp_path / "out").num_virtual_tokens == 5
 
 
-@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_lstm", "low_rank", "with_lora"])
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_lstm", "low_rank", "idpg", "with_lora"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_soft_blocks_learn(
     name: str, method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
@@ -112,7 +118,7 @@ def test_hard_prompt_steps_freeze_word_vectors_first(
 
 
 @pytest.mark.parametrize(
-    "method", ["prompt_tuning", "p_tuning_lstm", "prefix_tuning", "p_tuning_v2", "low_rank", "with_lora"]
+    "method", ["prompt_tuning", "p_tuning_lstm", "prefix_tuning", "p_tuning_v2", "low_rank", "idpg", "with_lora"]
 )
 def test_result_depends_on_the_seed_only(
     method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
@@ -158,3 +164,28 @@ def test_backbone_computes_with_dropout_if_configured(
 
     assert first_loss("gpt2", dropout=True) != pytest.approx(first_loss("gpt2", dropout=False), abs=1e-4)
     assert first_loss("llama", dropout=True) == pytest.approx(first_loss("llama", dropout=False), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_mixtures_of_trained_prompts_learn_and_leave_them_unchanged(
+    name: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    short = TRAINING.model_copy(update={"steps": 4})
+    sources = tuple(tmp_path / str(seed) for seed in range(2))
+    for seed, folder in enumerate(sources):
+        config = tuned(backbone_folders[name], name, training=short, seed=seed)
+        run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), folder)
+    prompt = PromptConfig(method="attempt", num_virtual_tokens=5, bottleneck_size=8, temperature=1.0, sources=("ppt",))
+    config = tuned(backbone_folders[name], name, prompt=prompt)
+    recorder = Kept()
+    mixture = train_and_load(config, film_data, tmp_path / "out", recorder, sources).table
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["trainable_parameters"] == 5 * 32 + 2 * 8 * 32 + 2 * 32
+    assert "nearest_words" not in recorder.tables
+    backbone = load_backbone(config.backbone, frozen=True)
+    expected = [load_prompt(folder / "prompt", backbone).vectors for folder in sources]
+    assert isinstance(mixture, PromptMixture)
+    assert torch.equal(mixture.sources, torch.stack(expected))
+    served = load_prompts([tmp_path / "out"])[0]
+    test_set = load_examples(film_data / "test.jsonl")
+    assert served.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=5e-5)

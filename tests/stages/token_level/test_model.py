@@ -10,6 +10,7 @@ import torch
 
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
+from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt
 from stages.common.protocols import NullRecorder
 from stages.token_level.examples import Answer, Question
@@ -19,16 +20,19 @@ from tests.support.token_level_data import ANSWERS, ENTITIES, METHODS, questions
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", ["prompt_tuning", "idpg"])
 @pytest.mark.parametrize("model_class", [TokenClassifier, SpanExtractor])
 def test_loss_of_a_batch_is_the_mean_of_single_losses(
-    name: str, model_class: Any, backbones: dict[str, Backbone]
+    name: str, method: Any, model_class: Any, backbones: dict[str, Backbone]
 ) -> None:
     is_tagger = model_class is TokenClassifier
     backbone, task = backbones[name], ENTITIES if is_tagger else ANSWERS
-    prompt = new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1)
+    prompt = new_prompt(PromptConfig(method=method, num_virtual_tokens=3), backbone, None, seed=1)
+    assert prompt is not None
     model = model_class(task, backbone, backbone_config(Path()), prompt)
     torch.manual_seed(0)
-    torch.nn.init.normal_(model.head.linear.weight)
+    for weight in (model.head.linear.weight, *prompt.parameters()):
+        torch.nn.init.normal_(weight)
     items = model.items((tagged_texts if is_tagger else questions)(6, 5))
     losses = torch.stack([model.loss([item]).detach() for item in items])
     sizes = torch.tensor([len(item.window.words) if is_tagger else 1 for item in items])

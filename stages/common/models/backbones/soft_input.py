@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from stages.common.patterns.encoding import Encoded
+
 PromptPosition = Literal["before", "inside", "layers"]
 """before: before the text; inside: in the soft blocks of the pattern; layers: keys and values of every layer."""
 
@@ -128,8 +130,8 @@ class SoftPrompt(Protocol):
     position: PromptPosition
 
     @property
-    def num_virtual_tokens(self) -> int:
-        """Vectors of the prompt."""
+    def reads_text(self) -> bool:
+        """True if the tensors depend on the texts: then each text has its own."""
 
-    def __call__(self) -> SoftInput:
-        """Returns the tensors of one forward pass."""
+    def __call__(self, texts: Sequence[Encoded]) -> SoftInput:
+        """Returns the tensors of one forward pass over B texts."""

@@ -141,7 +141,7 @@ class ClozeClassifier:
     def logits(self, batch: Sequence[Cloze], *, training: bool = False) -> Tensor:
         """Returns label scores of encoded examples, [B, C], with gradients if the caller enables them."""
         items = [item for cloze in batch for item in cloze]
-        prompt = None if self.prompt is None else self.prompt()
+        prompt = None if self.prompt is None else self.prompt(items)
         with autocast(self.autocast):
             if self.head is not None:
                 states_BD = self.backbone.mask_hidden_state(self.backbone.batch(items), prompt)

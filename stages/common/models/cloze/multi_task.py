@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from stages.common.examples import Example
 from stages.common.models.backbones.soft_input import SoftInput
@@ -36,14 +36,18 @@ def multi_task_logits(parts: Sequence[TaskBatch], *, training: bool = False) -> 
         training: As in `ClozeClassifier.logits`.
     """
     logits: dict[int, Tensor] = {}
+    inputs: dict[int, SoftInput] = {}
     groups: dict[tuple[bool | int, ...], list[int]] = defaultdict(list)
     for number, (classifier, clozes) in enumerate(parts):
         if _has_single_token_words(classifier, clozes):
-            groups[_deep_shape(classifier)].append(number)
+            inputs[number] = _soft_input(classifier, clozes)
+            groups[_deep_shape(inputs[number])].append(number)
         else:
             logits[number] = classifier.logits(clozes, training=training)
     for numbers in groups.values():
-        scores = _one_pass([parts[number] for number in numbers], training=training)
+        scores = _one_pass(
+            [parts[number] for number in numbers], [inputs[number] for number in numbers], training=training
+        )
         logits |= dict(zip(numbers, scores, strict=True))
     return [logits[number] for number in range(len(parts))]
 
@@ -80,30 +84,33 @@ def _has_single_token_words(classifier: ClozeClassifier, clozes: Sequence[Cloze]
     return classifier.verbalizer.longest == 1 and not any(item.suffix for cloze in clozes for item in cloze)
 
 
-def _deep_shape(classifier: ClozeClassifier) -> tuple[bool | int, ...]:
+def _soft_input(classifier: ClozeClassifier, clozes: Sequence[Cloze]) -> SoftInput:
+    if classifier.prompt is None:
+        return SoftInput()
+    return classifier.prompt([item for cloze in clozes for item in cloze])
+
+
+def _deep_shape(prompt: SoftInput) -> tuple[bool | int, ...]:
     """Returns the number of positions of a deep prompt and where it is; that of other prompts, which share a pass, is
     empty.
     """
-    prompt = classifier.prompt
-    if prompt is None or prompt.position != "layers":
+    places = [prompt.layers, prompt.encoder, prompt.cross]
+    deep = next((tensor for tensor in places if tensor is not None), None)
+    if deep is None:
         return ()
-    deep = prompt()
-    places = (item is not None for item in (deep.layers, deep.encoder, deep.cross))
-    return (prompt.num_virtual_tokens, *places, *(deep.lengths or ()))
+    return (deep.shape[-2], *(tensor is not None for tensor in places), *(prompt.lengths or ()))
 
 
-def _one_pass(parts: Sequence[TaskBatch], *, training: bool) -> list[Tensor]:
-    """Returns the scores of parts whose words are read at the mask."""
+def _one_pass(parts: Sequence[TaskBatch], inputs: Sequence[SoftInput], *, training: bool) -> list[Tensor]:
+    """Returns the scores of parts whose words are read at the mask. `inputs`: what their prompts add."""
     backbone = parts[0][0].backbone
     items, sizes = [], []
-    inputs = [classifier.prompt() if classifier.prompt is not None else SoftInput() for classifier, _ in parts]
     for soft_input, (_, clozes) in zip(inputs, parts, strict=True):
         texts = [_with_leading_positions(item, soft_input.num_before) for cloze in clozes for item in cloze]
         items += texts
         sizes.append(len(texts))
-    repeats = torch.tensor(sizes, device=backbone.device)
     with autocast(parts[0][0].autocast):
-        prompt = _stacked(inputs, repeats)
+        prompt = _stacked(inputs, sizes)
         batch = backbone.batch(items, prompt, pad_to_multiple=not training)
         needs_vocabulary = any(classifier.needs_likelihood(training=training) for classifier, _ in parts)
         rows = backbone.vocabulary_logits(batch, prompt) if needs_vocabulary else backbone.mask_rows(batch, prompt)
@@ -132,10 +139,15 @@ def _with_leading_positions(item: Encoded, count: int) -> Encoded:
     )
 
 
-def _stacked(inputs: Sequence[SoftInput], repeats: Tensor) -> SoftInput:
-    """Returns one input for all texts: vectors [B, M, D] padded to the longest prompt, or layers [B, K, 2, H, P, d]."""
+def _stacked(inputs: Sequence[SoftInput], sizes: Sequence[int]) -> SoftInput:
+    """Returns one input for all texts: vectors [B, M, D] padded to the longest prompt, or layers [B, K, 2, H, P, d].
+
+    Args:
+        inputs: One prompt per part, or one per text of a part.
+        sizes: Number of texts of each part.
+    """
     deep = {
-        name: torch.stack(tensors).repeat_interleave(repeats, dim=0)
+        name: torch.cat([tensor.expand(size, *tensor.shape[-5:]) for tensor, size in zip(tensors, sizes, strict=True)])
         for name in ("layers", "encoder", "cross")
         if (tensors := [tensor for item in inputs if (tensor := getattr(item, name)) is not None])
     }
@@ -145,5 +157,7 @@ def _stacked(inputs: Sequence[SoftInput], repeats: Tensor) -> SoftInput:
     first = next((table for table in tables if table is not None), None)
     if first is None:
         return SoftInput()
-    filled = [first.new_zeros(0, first.shape[1]) if table is None else table for table in tables]
-    return SoftInput(inside=pad_sequence(filled, batch_first=True).repeat_interleave(repeats, dim=0))
+    filled = [first.new_zeros(0, first.shape[-1]) if table is None else table for table in tables]
+    longest = max(table.shape[-2] for table in filled)
+    padded = [F.pad(table, (0, 0, 0, longest - table.shape[-2])) for table in filled]
+    return SoftInput(inside=torch.cat([table.expand(size, -1, -1) for table, size in zip(padded, sizes, strict=True)]))

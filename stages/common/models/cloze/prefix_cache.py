@@ -60,7 +60,7 @@ class CachedTexts:
         padded = torch.stack([F.pad(layers, (0, 0, longest - layers.shape[-2], 0)) for layers in cached])
         mask_BP = torch.tensor([[0] * (longest - layers.shape[-2]) + [1] * layers.shape[-2] for layers in cached])
         batch = backbone.batch([_from_first_soft_vector(item) for item in items])
-        prompt = self.prompt()
+        prompt = self.prompt(items)
         embeddings = prompt.embedded(backbone.model.get_input_embeddings()(batch.input_ids), batch.soft_positions)
         attention = torch.cat([mask_BP.to(backbone.device), batch.attention_mask], dim=1)
         cache = SoftInput(layers=padded).cache(len(items), padded.dtype)
@@ -98,13 +98,17 @@ def cached_loss(classifier: ClozeClassifier, *, backbone_dropout: bool = False) 
 
 
 def can_be_cached(classifier: ClozeClassifier) -> bool:
-    """Returns True if a field is before the first soft vector, and only the prompt of a causal model is trained."""
+    """Returns True if a field is before the first soft vector, and only the prompt of a causal model is trained.
+
+    A prompt that depends on the text reads all of it in every step.
+    """
     pattern = classifier.encoder.pattern
     return (
         isinstance(classifier.backbone, CausalBackbone)
         and classifier.backbone.traits.continues_cache
         and classifier.prompt is not None
         and classifier.prompt.position == "inside"
+        and not classifier.prompt.reads_text
         and pattern.soft_follows_field
         and pattern.ends_in_mask
         and classifier.head is None

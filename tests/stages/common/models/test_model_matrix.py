@@ -247,7 +247,7 @@ def check_deep_prompt(case: Case, out: Path) -> None:
     method = PromptConfig(method="p_tuning_v2", num_virtual_tokens=4, init=InitConfig(kind="text", text=WORDS))
     prompt = new_prompt(method, backbone, case.task.pattern("review"), seed=3)
     classifier = ClozeClassifier.of(case.task, "review", backbone, case.config, prompt)
-    layers = prompt().layers
+    layers = prompt([]).layers
     assert layers is not None
     with torch.no_grad():
         if backbone.family == "masked":
@@ -260,7 +260,7 @@ def check_deep_prompt(case: Case, out: Path) -> None:
     if backbone.family == "masked":
         assert grad.abs().sum() > 0
     else:
-        logits = reference(case, classifier, case.plain, layers=prompt().layers)
+        logits = reference(case, classifier, case.plain, layers=prompt([]).layers)
         plain_loss = label_loss(logits, torch.tensor([item.label for item in items]))
         assert_equal(case, grad, *torch.autograd.grad(plain_loss, [prompt.table.vectors]), GRADIENT_TOLERANCE)
     save_prompt(prompt, backbone, out, "p_tuning_v2")

@@ -35,7 +35,7 @@ def split_like_the_authors(past: Tensor, batch_size: int) -> tuple[Tensor, ...]:
 
 def assert_layers(prompt: Prompt, past: tuple[Tensor, ...]) -> None:
     """The prompt has these keys and values, for one text and for a batch."""
-    pairs = prompt().keys_and_values(3, torch.float32)
+    pairs = prompt([]).keys_and_values(3, torch.float32)
     assert len(pairs) == len(past) == LAYERS
     for pair, (keys, values) in zip(pairs, past, strict=True):
         assert torch.equal(pair.keys, keys)
@@ -61,7 +61,7 @@ def test_prefix_tuning_has_the_mlp_of_the_authors() -> None:
     control_trans.load_state_dict(module.mlp.state_dict())
     input_tokens = torch.arange(LENGTH).unsqueeze(0).expand(3, -1)
     past = split_like_the_authors(control_trans(wte(input_tokens)), 3)
-    pairs = prompt().keys_and_values(3, torch.float32)
+    pairs = prompt([]).keys_and_values(3, torch.float32)
     for pair, (keys, values) in zip(pairs, past, strict=True):
         torch.testing.assert_close(pair.keys, keys)
         torch.testing.assert_close(pair.values, values)

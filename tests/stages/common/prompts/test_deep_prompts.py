@@ -33,5 +33,5 @@ def test_deep_prompt_of_activations_equals_reading_the_words(
             item = encoded(backbone, name)[0]
             item = type(item)(tuple(text), (0,) * len(text), len(text) - 1)
             prompt = Prompt(PromptEmbedding(rows), "layers", layers)
-            actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+            actual = backbone.vocabulary_logits(backbone.batch([item]), prompt([]))
         torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)

@@ -68,7 +68,7 @@ def test_peft_loads_prompts_and_computes_the_same(
             arguments["decoder_input_ids"] = torch.tensor([[0, sentinel]])
         with torch.inference_mode():
             expected = theirs(**arguments).logits[:, -1]
-            actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+            actual = backbone.vocabulary_logits(backbone.batch([item]), prompt([]))
             without = backbone.vocabulary_logits(backbone.batch([item]))
         torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
         assert (actual - without).abs().max() > 0.01
@@ -110,7 +110,7 @@ def test_load_prompt_reads_a_prompt_of_peft(
         arguments["decoder_input_ids"] = torch.tensor([[0, sentinel]])
     with torch.inference_mode():
         expected = theirs(**arguments).logits[:, -1]
-        actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+        actual = backbone.vocabulary_logits(backbone.batch([item]), prompt([]))
         without = backbone.vocabulary_logits(backbone.batch([item]))
     torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
     assert (actual - without).abs().max() > 1e-3

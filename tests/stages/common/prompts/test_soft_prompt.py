@@ -40,7 +40,7 @@ def test_padding_and_batching_do_not_change_logits(name: str, method: str, backb
     with torch.inference_mode():
         batched = backbone.vocabulary_logits(backbone.batch(items), stacked)
         pairs = zip(items, prompts, strict=True)
-        separate = [backbone.vocabulary_logits(backbone.batch([item]), prompt()) for item, prompt in pairs]
+        separate = [backbone.vocabulary_logits(backbone.batch([item]), prompt([])) for item, prompt in pairs]
     torch.testing.assert_close(batched, torch.cat(separate), atol=1e-4, rtol=0)
 
 
@@ -64,7 +64,7 @@ def test_soft_blocks_initialized_from_words_equal_the_words(name: str, backbones
         item.mask_position,
     )
     with torch.inference_mode():
-        actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+        actual = backbone.vocabulary_logits(backbone.batch([item]), prompt([]))
         expected = backbone.vocabulary_logits(backbone.batch([hard]))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
@@ -180,14 +180,14 @@ def test_noise_is_added_only_while_a_prompt_is_trained(backbones: dict[str, Back
     prompt = new_prompt(config, backbones["gpt2"], film_task("gpt2").pattern("review"), seed=1)
     assert prompt is not None
     torch.manual_seed(3)
-    vectors, noisy = prompt.vectors.detach(), [prompt().before]
+    vectors, noisy = prompt.vectors.detach(), [prompt([]).before]
     torch.manual_seed(3)
-    noisy.append(prompt().before)
+    noisy.append(prompt([]).before)
     before, again = (item.detach() for item in noisy if item is not None)
     assert torch.equal(before, again), "the seed of a step decides"
     assert float((before - vectors).std() / vectors.std()) == pytest.approx(0.5, rel=0.05)
     with torch.inference_mode():
-        assert torch.equal(prompt().before, vectors)
+        assert torch.equal(prompt([]).before, vectors)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
+from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.generation.config import DecodingConfig, GenerationTask, TargetTask
 from stages.generation.evaluation import stage as evaluation
@@ -22,7 +24,7 @@ from tests.support.skilled_models import with_sentences, write_skilled_model
 from tests.support.small_models import backbone_config
 from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, run, written
 
-RATES = {"with_lora": 0.01, "deep_with_lora": 0.01, "lora": 0.01}
+RATES = {"idpg": 0.01, "with_lora": 0.01, "deep_with_lora": 0.01, "lora": 0.01}
 TRAINING = TrainingConfig(learning_rate=0.03, batch_size=8, steps=200, lr_scheduler="constant", weight_decay=0.0)
 
 
@@ -143,3 +145,14 @@ def test_a_trained_prompt_is_decoded_in_several_ways(
         assert loaded.decoding.strategy == strategy, "predict decodes as the report did"
         assert loaded.generate(tables(8), SILENT, "") == texts[strategy]
     assert texts["greedy"] != texts["sample"]
+
+
+def test_a_mixture_has_the_prompts_of_its_inputs(backbone_folders: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    once = TRAINING.model_copy(update={"steps": 1})
+    config = tuned(backbone_folders["gpt2"], training=once)
+    run(tuning, config, tuning.Inputs(data=data), tmp_path / "source")
+    mixture = PromptConfig(method="attempt", num_virtual_tokens=5, bottleneck_size=4, sources=("ppt",))
+    inputs = tuning.Inputs(data=data, sources=(tmp_path / "source",))
+    run(tuning, config.model_copy(update={"prompt": mixture}), inputs, tmp_path / "out")
+    source = load_file(tmp_path / "source" / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
+    assert load_file(tmp_path / "out" / "prompt" / "text_prompt.safetensors")["sources"].equal(source[None])

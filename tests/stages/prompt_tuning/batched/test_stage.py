@@ -44,6 +44,8 @@ def jobs(name: str) -> list[PromptJob]:
         ("short/0", task, PromptConfig(num_virtual_tokens=2), longer, 3),
         ("soft/0", soft, PromptConfig(), TRAINING, 0),
         ("lstm/0", task, PromptConfig(method="p_tuning", num_virtual_tokens=4, encoder_hidden_size=8), longer, 0),
+        ("instance/0", task, PromptConfig(method="idpg", num_virtual_tokens=4, bottleneck_size=8), TRAINING, 0),
+        ("instance/1", soft, PromptConfig(method="idpg", bottleneck_size=8, text_encoder="embeddings"), TRAINING, 1),
         ("low/0", task, PromptConfig(num_virtual_tokens=4, rank=1), TRAINING, 0),
         ("deep/0", task, PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), TRAINING, 0),
         ("deep/1", soft_plain(name), PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), TRAINING, 1),
@@ -77,7 +79,8 @@ def test_batched_prompts_equal_prompts_trained_alone(
         prompts = [
             load_prompt(tmp_path / f"{number}-{how}" / "prompt", backbones[name]) for how in ("alone", "batched")
         ]
-        torch.testing.assert_close(prompts[1].vectors, prompts[0].vectors, atol=2e-3, rtol=1e-3)
+        for expected_values, values in zip(prompts[0].parameters(), prompts[1].parameters(), strict=True):
+            torch.testing.assert_close(values, expected_values, atol=2e-3, rtol=1e-3)
         assert loaded.final_loss == pytest.approx(expected.final_loss, abs=2e-3)
         assert loaded.trainable_parameters == expected.trainable_parameters
         logits = [logits_of(tmp_path / f"{number}-{how}") for how in ("alone", "batched")]

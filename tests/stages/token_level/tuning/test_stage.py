@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from stages.common.errors import InputError
 from stages.common.prompts.config import PromptConfig, check_fits_token_level
@@ -136,3 +137,16 @@ def test_methods_that_need_label_words_raise(settings: dict[str, Any], key: str)
         check_fits_token_level(PromptConfig(**settings))
     assert caught.value.key == key
     check_fits_token_level(PromptConfig())
+
+
+def test_a_mixture_has_the_prompts_of_its_inputs(
+    backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path
+) -> None:
+    once = TRAINING.model_copy(update={"steps": 1})
+    config = tuned(backbone_folders["bert"], ENTITIES, training=once)
+    run(tuning, config, tuning.Inputs(data=sets["tokens"]), tmp_path / "source")
+    mixture = PromptConfig(method="attempt", num_virtual_tokens=3, bottleneck_size=4, sources=("ppt",))
+    inputs = tuning.Inputs(data=sets["tokens"], sources=(tmp_path / "source",))
+    run(tuning, config.model_copy(update={"prompt": mixture}), inputs, tmp_path / "out")
+    source = load_file(tmp_path / "source" / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
+    assert load_file(tmp_path / "out" / "prompt" / "text_prompt.safetensors")["sources"].equal(source[None])

@@ -123,7 +123,7 @@ def test_each_example_can_have_a_separate_prompt(name: str, backbones: dict[str,
 def test_gradients_reach_only_the_prompt(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     prompt = Prompt(PromptEmbedding(make_prompt()))
-    logits = backbone.word_logits(backbone.batch(encode(backbone, name)), words(backbone), prompt())
+    logits = backbone.word_logits(backbone.batch(encode(backbone, name)), words(backbone), prompt([]))
     logits.square().sum().backward()
     assert prompt.table.vectors.grad is not None
     assert (prompt.table.vectors.grad.abs().sum(dim=1) > 0).all(), "every vector must be reached"

@@ -36,7 +36,7 @@ def test_layers_of_one_length_equal_a_cache(name: str, backbones: dict[str, Back
     backbone = backbones[name]
     prompt = new_prompt(PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), backbone, None, seed=1)
     assert prompt is not None
-    cached = prompt()
+    cached = prompt([])
     with torch.no_grad():
         batch = backbone.batch(texts_of(backbone))
         expected = backbone.hidden_states(batch, cached)
@@ -79,12 +79,12 @@ def test_only_values_that_are_read_are_trained_and_saved(
     width = prompt.layers.layer_widths[0]
     assert sum(item.numel() for item in prompt.parameters()) == num_trained * width
     batch = backbone.batch(texts_of(backbone))
-    backbone.vocabulary_logits(batch, prompt()).square().sum().backward()
+    backbone.vocabulary_logits(batch, prompt([])).square().sum().backward()
     (parameter,) = prompt.parameters()
     assert parameter.grad is not None and bool((parameter.grad != 0).float().mean() > 0.99)
     save_prompt(prompt, backbone, tmp_path / "prompt", "p_tuning_v2")
     loaded = load_prompt(tmp_path / "prompt", backbone)
-    assert loaded().lengths == prompt().lengths
+    assert loaded().lengths == prompt([]).lengths
     with torch.no_grad():
         expected, actual = (backbone.vocabulary_logits(batch, item()) for item in (prompt, loaded))
     torch.testing.assert_close(actual, expected)
@@ -106,7 +106,7 @@ def test_generated_texts_equal_those_without_a_cache(name: str, backbones: dict[
             while len(written) < 6:
                 text = (*ids, *written)
                 batch = backbone.batch([Encoded(text, (0,) * len(text), len(text) - 1)])
-                token = int(backbone.vocabulary_logits(batch, prompt())[0].argmax())
+                token = int(backbone.vocabulary_logits(batch, prompt([]))[0].argmax())
                 if token == backbone.tokenizer.eos_token_id:
                     break
                 written.append(token)

@@ -173,7 +173,7 @@ def test_prefixes_start_from_the_keys_and_values_of_words(models: dict[str, Seq2
     config = PromptConfig(method="p_tuning_v2", num_virtual_tokens=2, prefix_at=("encoder",), init=init)
     prompt = new_prompt(config, backbone, None, seed=1)
     assert prompt is not None
-    layers = prompt().encoder
+    layers = prompt([]).encoder
     assert layers is not None
     ids = backbone.tokenizer("great bad", add_special_tokens=False)["input_ids"][:2]
     encoder = backbone.model.get_encoder()
