@@ -71,14 +71,15 @@ def run(cluster: list[Host], store: str, names: str, waits_on: str = "") -> Summ
     """Runs steps, with the driver on the first host. If one of them waits on the last host, that host is killed."""
     address = f"{cluster[0].address}:{RAY_PORT}"
     words = ["python", "-m", "tests.support.programs.hosts_driver", store, address, names, waits_on]
-    driver = subprocess.Popen(cluster[0].command(*words), env=cluster[0].environment, stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
     lines = []
-    for line in driver.stdout:
-        lines.append(line)
-        if line == "waiting\n":
-            cluster[-1].kill()
-    assert driver.wait() == 0, "".join(lines)
+    command, environment = cluster[0].command(*words), cluster[0].environment
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            lines.append(line)
+            if line == "waiting\n":
+                cluster[-1].kill()
+    assert driver.returncode == 0, "".join(lines)
     summary: Summary = json.loads(lines[-1].removeprefix("result "))
     assert summary["errors"] == {}
     return summary
