@@ -49,8 +49,8 @@ def check_demonstration_lengths(config: PipelineConfig, key: str, num_positions:
     if section is None or section.demonstrations is None:
         return
     num_labels, length = len(config.task.labels), section.demonstrations.max_length
-    num_vectors = section.prompt.prompt_length if section.tune == "prompt" else 0
-    num_others = config.backbones[key].max_length + num_vectors
+    num_virtual_tokens = section.prompt.prompt_length if section.tune == "prompt" else 0
+    num_others = config.backbones[key].max_length + num_virtual_tokens
     if num_others + num_labels * length > num_positions:
         raise InputError(
             f"{num_labels} demonstrations of {length} tokens, with {num_others} of text and prompt, are more than the "

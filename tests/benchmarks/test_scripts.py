@@ -132,7 +132,8 @@ def comparison_recipes() -> Iterator[dict[str, Any]]:
         for kind in prompts.METHODS:
             yield prompts.recipe(name, SEEDS[name][0], kind, Path("splits"))
     for method in methods.METHODS.values():
-        yield methods.recipe("sst2", SEEDS["sst2"][0], method, "smollm2", Path("splits"))
+        sources = {other: Path(other) for other in method.sources if other != "sst2"}
+        yield methods.recipe("sst2", SEEDS["sst2"][0], method, "smollm2", Path("splits"), sources or None)
 
 
 def test_recipes_of_the_comparisons_are_valid(tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def token_log_likelihoods(classifier: ClozeClassifier, texts: Sequence[MaskedTex
     Only these positions go through the LM head.
     """
     backbone = classifier.backbone
-    prompt = None if classifier.prompt is None else classifier.prompt()
-    encoded = backbone.batch([text.encoded for text in texts], prompt)
+    items = [text.encoded for text in texts]
+    prompt = None if classifier.prompt is None else classifier.prompt(items)
+    encoded = backbone.batch(items, prompt)
     targets_BL = torch.full_like(encoded.input_ids, IGNORED)
     for row, text in enumerate(texts):
         start = int(encoded.mask_position[row]) - text.encoded.mask_position

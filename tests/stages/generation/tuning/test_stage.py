@@ -71,7 +71,7 @@ def test_each_method_learns_eight_examples_and_is_loaded(
     result = generate(skilled, data, tmp_path / "tuned", tmp_path / "out", recorder)
     assert (result.final_loss, result.num_labeled) == (training_result.final_loss, 8)
     assert result.trainable_parameters == training_result.trainable_parameters > 0
-    if skilled.parent.name.startswith("gpt2") and method in ("prompt_tuning", "p_tuning"):
+    if skilled.parent.name.startswith("gpt2") and method in ("prompt_tuning", "p_tuning", "idpg"):
         assert result.test.bleu > 0.3, "vectors before the text change a causal model of two layers less"
     else:
         assert result.test.exact_match >= 0.75

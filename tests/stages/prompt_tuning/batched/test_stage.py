@@ -163,7 +163,8 @@ def test_killed_training_resumes_from_its_checkpoint(
     batched.run(config, inputs, tmp_path / "uninterrupted", SILENT, InProcessEngine())
     assert min(step for points in recorder.points.values() for step, _ in points) == 13
     for job in config.jobs:
-        name = f"{job.name}/prompt/adapter_model.safetensors"
+        file = "text_prompt.safetensors" if job.prompt.method == "idpg" else "adapter_model.safetensors"
+        name = f"{job.name}/prompt/{file}"
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
 
 
