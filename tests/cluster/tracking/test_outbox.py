@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
 import sqlite3
 import statistics
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -39,52 +34,17 @@ from cluster.tracking.sync import fetch_waiting, hand_over_waiting
 from cluster.tracking.tracker import TrackedStep, Tracker
 from pipelines.cli.app import app
 from tests.support.mlflow_helpers import runs
+from tests.support.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.timeout(300)
 PNG = b"\x89PNG"
 
 
-class Server:
-    """An MLflow server on this machine that can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder}/runs.db"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while not self._answers():
-            assert time.monotonic() < deadline, (self.folder / "server.log").read_text()
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=1):
-                return True
-        except OSError:
-            return False
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
     monkeypatch.setattr(outbox, "MAX_PAUSE_S", 0.5)
-    server = Server(tmp_path)
+    server = MlflowServer(tmp_path)
     yield server
     server.kill()
 
@@ -111,7 +71,7 @@ def records(name: str, *steps: int) -> LogBatch:
     return LogBatch(name, points=points, figures=[("curve", PNG)])
 
 
-def test_run_continues_without_its_server_which_gets_everything_later(server: Server, tmp_path: Path) -> None:
+def test_run_continues_without_its_server_which_gets_everything_later(server: MlflowServer, tmp_path: Path) -> None:
     server.start()
     with Tracker.open(tmp_path, "films", "run 1", uri=server.url) as tracker:
         run = tracker.next_run("pet/a", "f" * 64)
@@ -164,7 +124,7 @@ def test_a_request_that_times_out_is_repeated_by_the_outbox_only(monkeypatch: py
 
 @pytest.mark.slow
 def test_records_of_a_run_without_a_server_are_sent_by_sync_and_by_the_next_run(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outbox, "DELIVER_WITHIN_IF_DOWN_S", 0.1)
     for number in (1, 2):
