@@ -7,12 +7,13 @@ written: a run never looks at the clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from pipelines.default_models import PATTERN_TOKENS, STEP_OVERHEAD, cost_of
-from pipelines.init.text_lengths import Lengths
+from pipelines.init.text_lengths import MIN_LENGTH, Lengths
 from stages.common.errors import InputError
 
 DEFAULT_BUDGET = "30m"
@@ -23,6 +24,8 @@ SCORING_SECONDS, MIN_SCORED, MAX_SCORED = 120.0, 32, 200
 UNLABELED_SIZES = (5000, 4000, 3000, 2000, 1000, 500)
 MAX_FOLDS, MIN_FOLDS = 4, 2
 """Bounds of the folds of cross-validation."""
+TRAINED_LENGTH, SHORT_LENGTHS = 128, (64, 32)
+"""Tokens after which texts are cut: those with which the default encoders were trained, and fewer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,10 @@ class Parts:
     has_tuned: bool = True
     """Whether encoders are tuned, so that texts with one label are near each other."""
     has_base_student: bool = True
+    has_finetuned: bool = True
+    """Whether encoders are fine-tuned as members, too."""
+    max_length: int = MIN_LENGTH
+    """Maximum number of tokens that encoders read of a text."""
     max_unlabeled: int = UNLABELED_SIZES[0]
     num_folds: int = MAX_FOLDS
 
@@ -79,7 +86,12 @@ def format_duration(seconds: float) -> str:
 
 
 def reductions(
-    parts: Parts, num_texts: int, *, keep_patterns: bool = False, relates_texts: bool = False
+    parts: Parts,
+    num_texts: int,
+    *,
+    keep_patterns: bool = False,
+    relates_texts: bool = False,
+    keep_finetuned: bool = False,
 ) -> Iterator[Parts]:
     """Yields the parts, then fewer and fewer of them: what costs the most for its use goes first.
 
@@ -89,22 +101,47 @@ def reductions(
         keep_patterns: If True, PET has all of its patterns or is left out.
         relates_texts: If True, a label says how two texts relate. Tuned encoders then do not help: pairs of texts with
             one label are not alike. A language model compares two texts, so it is left out last.
+        keep_finetuned: If True, tuned encoders are left out before fine-tuned ones, which are better with many labels.
     """
     yield parts
     changes: list[dict[str, Any]] = [{"num_folds": count} for count in range(MAX_FOLDS, MIN_FOLDS - 1, -1)]
     changes += [{"num_patterns": count} for count in range(parts.num_patterns - 1, 0, -1) if not keep_patterns]
     no_patterns = {"num_patterns": 0}
+    changes += [{"max_length": min(TRAINED_LENGTH, parts.max_length)}]
     changes += [{"has_tuned": False}] if relates_texts else [no_patterns]
     changes += [{"has_base_student": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if 1000 <= size < num_texts]
     changes += [{"has_base": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if size < min(num_texts, 1000)]
     changes += [no_patterns]
+    changes += [{"has_tuned": False} if keep_finetuned else {"has_finetuned": False}]
+    changes += [{"max_length": min(length, parts.max_length)} for length in SHORT_LENGTHS]
     for change in changes:
         smaller = replace(parts, **change)
         if smaller != parts:
             parts = smaller
             yield parts
+
+
+def fit_parts(path: Sequence[Parts], fits: Callable[[Parts], bool]) -> Parts:
+    """Returns the first parts that fit the budget, with what fits again of that which was left out before, the most
+    useful first. If none fit, returns the last ones.
+
+    Args:
+        path: What `reductions` yields.
+        fits: Returns whether there is time for some parts.
+    """
+    num_tried = next((number for number, parts in enumerate(path, 1) if fits(parts)), len(path))
+    path = path[:num_tried]
+    parts = path[-1]
+    pairs = pairwise(asdict(item) for item in path)
+    reduced = [name for one, other in pairs for name in one if one[name] != other[name]]
+    for name in dict.fromkeys(reversed(reduced)):
+        if name == "has_base_student" and not parts.has_base:
+            continue
+        larger = (replace(parts, **{name: getattr(item, name)}) for item in path)
+        parts = next((item for item in larger if item == parts or fits(item)), parts)
+    return parts
 
 
 def describe_reductions(full: Parts, parts: Parts) -> list[str]:
@@ -120,6 +157,10 @@ def describe_reductions(full: Parts, parts: Parts) -> list[str]:
         lost.append("no base encoder")
     elif full.has_base and full.has_base_student and not parts.has_base_student:
         lost.append("no base student")
+    if full.has_finetuned and not parts.has_finetuned:
+        lost.append("no fine-tuned members")
+    if parts.max_length < full.max_length:
+        lost.append(f"texts cut after {parts.max_length} tokens")
     if parts.max_unlabeled < full.max_unlabeled:
         lost.append(f"at most {parts.max_unlabeled:,} unlabeled texts")
     if parts.num_folds < full.num_folds:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.default_models import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
-from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
+from pipelines.init.budget import (
+    MAX_FOLDS,
+    Parts,
+    Workload,
+    describe_reductions,
+    estimate_seconds,
+    fit_parts,
+    reductions,
+)
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
 from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ClassWeights, LabelBias, ProblemType
@@ -111,19 +119,21 @@ def fit_recipe(profile: RecipeProfile, budget: float) -> FittedRecipe:
         budget: Seconds on two cores.
     """
     num_patterns = len(profile.patterns) if profile.backbone else 0
-    full = Parts(has_base="base" in profile.encoders, num_patterns=num_patterns)
+    longest = max(encoder["max_length"] for encoder in profile.encoders.values())
+    full = Parts(has_base="base" in profile.encoders, num_patterns=num_patterns, max_length=longest)
     smaller = reductions(
         full,
         profile.workload.num_unlabeled,
         keep_patterns=profile.has_own_patterns,
         relates_texts=profile.relates_texts,
+        keep_finetuned=_num_per_label(profile) >= MANY_EXAMPLES,
     )
-    for parts in smaller:
-        sections = default_recipe(profile, parts)
-        seconds = sum(estimate_seconds(sections, profile.workload).values())
-        if seconds <= budget:
-            break
-    return FittedRecipe(sections, seconds, describe_reductions(full, parts))
+
+    def seconds_of(parts: Parts) -> float:
+        return sum(estimate_seconds(default_recipe(profile, parts), profile.workload).values())
+
+    parts = fit_parts(list(smaller), lambda parts: seconds_of(parts) <= budget)
+    return FittedRecipe(default_recipe(profile, parts), seconds_of(parts), describe_reductions(full, parts))
 
 
 def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
@@ -194,12 +204,20 @@ def _pet(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     }
 
 
+def _encoders(profile: RecipeProfile, parts: Parts) -> dict[str, dict[str, Any]]:
+    """Returns name -> encoder, which reads at most `max_length` tokens of a text."""
+    return {
+        name: {**encoder, "max_length": min(encoder["max_length"], parts.max_length)}
+        for name, encoder in profile.encoders.items()
+    }
+
+
 def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     """Returns a tuned, a frozen and a fine-tuned member per encoder, and TF-IDF; the slowest members first. If examples
     have two texts, another member compares them.
     """
     members: dict[str, Any] = {}
-    for name, encoder in reversed(list(profile.encoders.items())):
+    for name, encoder in reversed(list(_encoders(profile, parts).items())):
         if name == "base" and not parts.has_base:
             continue
         if max(profile.counts.values()) > 1 and parts.has_tuned:  # texts of one label must be near each other
@@ -214,7 +232,7 @@ def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
             members[f"{name}_compared"] = {
                 "kind": "probe", "encoder": dict(encoder), "pairs": "separate", "num_folds": MAX_FOLDS
             }  # fmt: skip
-        if name == "small" or _num_per_label(profile) >= MANY_EXAMPLES:
+        if parts.has_finetuned and (name == "small" or _num_per_label(profile) >= MANY_EXAMPLES):
             members[f"{name}_finetuned"] = {
                 "kind": "finetuned",
                 "encoder": dict(encoder),
@@ -229,7 +247,7 @@ def _students(profile: RecipeProfile, parts: Parts, num_unlabeled: int) -> dict[
     teaches the others as well.
     """
     students: dict[str, Any] = {}
-    for name, encoder in profile.encoders.items():
+    for name, encoder in _encoders(profile, parts).items():
         if name == "base" and not parts.has_base_student:
             continue
         student: dict[str, Any] = dict(encoder)

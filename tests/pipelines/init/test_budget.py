@@ -17,6 +17,7 @@ from pipelines.init.budget import (
     Workload,
     describe_reductions,
     estimate_seconds,
+    fit_parts,
     format_duration,
     num_scored,
     parse_budget,
@@ -128,11 +129,28 @@ def test_reductions_leave_out_one_part_after_the_other() -> None:
         "3 folds instead of 4", "2 folds instead of 3", "2 patterns instead of 3", "1 pattern instead of 2",
         "no PET", "no base student",
         "at most 4,000 unlabeled texts", "at most 3,000 unlabeled texts", "at most 2,000 unlabeled texts",
-        "at most 1,000 unlabeled texts", "no base encoder", "at most 500 unlabeled texts",
+        "at most 1,000 unlabeled texts", "no base encoder", "at most 500 unlabeled texts", "no fine-tuned members",
     ]  # fmt: skip
     assert describe_reductions(full, steps[-1]) == [
-        "no PET", "no base encoder", "at most 500 unlabeled texts", "2 folds instead of 4"
+        "no PET", "no base encoder", "no fine-tuned members", "at most 500 unlabeled texts", "2 folds instead of 4"
     ]  # fmt: skip
+
+
+def test_long_texts_are_cut_where_the_training_of_encoders_ended_then_shorter() -> None:
+    def lost(max_length: int) -> list[str]:
+        steps = reductions(Parts(has_base=True, num_patterns=1, max_length=max_length), 500)
+        return [describe_reductions(one, other)[0] for one, other in itertools.pairwise(steps)]
+
+    cut = [f"texts cut after {number} tokens" for number in (128, 64, 32)]
+    assert lost(256)[2:5] == [cut[0], "no PET", "no base student"]
+    assert lost(256)[-3:] == ["no fine-tuned members", *cut[1:]]
+    assert [item for item in lost(100) if item.startswith("texts")] == cut[1:]
+    assert [item for item in lost(32) if item.startswith("texts")] == []
+
+
+def test_fine_tuned_members_stay_if_there_are_many_labels() -> None:
+    *_, last = reductions(Parts(has_base=False, num_patterns=0), 500, keep_finetuned=True)
+    assert (last.has_finetuned, last.has_tuned) == (True, False)
 
 
 def test_language_model_is_left_out_last_if_labels_relate_texts() -> None:
@@ -140,20 +158,40 @@ def test_language_model_is_left_out_last_if_labels_relate_texts() -> None:
     steps = list(reductions(full, 8000, relates_texts=True))
     lost = [describe_reductions(one, other)[0] for one, other in itertools.pairwise(steps)]
     assert lost[2:5] == ["1 pattern instead of 2", "no tuned encoders", "no base student"]
-    assert lost[-3:] == ["no base encoder", "at most 500 unlabeled texts", "no PET"]
+    assert lost[-4:] == ["no base encoder", "at most 500 unlabeled texts", "no PET", "no fine-tuned members"]
     assert all(item.has_tuned for item in reductions(full, 8000))
 
 
 def test_reductions_skip_parts_that_the_recipe_does_not_have() -> None:
     small = Parts(has_base=False, num_patterns=0)
     lost = [describe_reductions(small, item) for item in reductions(small, 0)]
-    assert lost[-1] == ["2 folds instead of 4"]
+    assert lost[-2:] == [["2 folds instead of 4"], ["no fine-tuned members", "2 folds instead of 4"]]
     assert list(dict.fromkeys(item.max_unlabeled for item in reductions(small, 1500))) == [5000, 1000, 500]
 
 
 def test_patterns_of_the_user_are_left_out_together() -> None:
     full = Parts(has_base=True, num_patterns=3)
     assert {item.num_patterns for item in reductions(full, 8000, keep_patterns=True)} == {0, 3}
+
+
+def test_what_fits_again_comes_back_the_most_useful_first() -> None:
+    full = Parts(has_base=True, num_patterns=2)
+    path = list(reductions(full, 3000))
+
+    def seconds(parts: Parts) -> float:
+        return 100 * parts.has_base + 10 * parts.num_patterns + parts.num_folds + parts.max_unlabeled / 1000
+
+    assert fit_parts(path, lambda parts: seconds(parts) <= 1000) == full
+    fitted = fit_parts(path, lambda parts: seconds(parts) <= 28)
+    assert describe_reductions(full, fitted) == ["no base encoder", "3 folds instead of 4"]
+    assert (fitted.num_patterns, fitted.max_unlabeled) == (2, 5000)
+    assert fit_parts(path, lambda parts: False) == path[-1]
+
+
+def test_base_student_comes_back_with_its_encoder_only() -> None:
+    path = list(reductions(Parts(has_base=True, num_patterns=0), 1000))
+    fitted = fit_parts(path, lambda parts: not parts.has_base)
+    assert (fitted.has_base, fitted.has_base_student, fitted.num_folds) == (False, False, 4)
 
 
 def test_sub_models_without_training_take_the_time_of_reading() -> None:

@@ -277,14 +277,32 @@ def test_smallest_recipe_is_written_if_nothing_fits() -> None:
     fitted = fit(1)
     assert fitted.seconds > 1
     assert fitted.left_out == [
-        "no PET", "no base encoder", "at most 500 unlabeled texts", "2 folds instead of 4"
+        "no PET", "no base encoder", "no fine-tuned members", "texts cut after 32 tokens",
+        "at most 500 unlabeled texts", "2 folds instead of 4",
     ]  # fmt: skip
     sections = fitted.sections
-    assert list(sections["members"]) == ["small_tuned", "small_frozen", "small_finetuned", "words"]
+    assert list(sections["members"]) == ["small_tuned", "small_frozen", "words"]
+    read = [member["encoder"] for member in sections["members"].values() if "encoder" in member]
+    assert {encoder["max_length"] for encoder in [*read, sections["students"]["small"]]} == {32}
     assert list(sections["students"]) == ["small", "words"] and sections["data"]["unlabeled_size"] == 500
     assert sections["members"]["small_tuned"]["num_folds"] == 2
     assert "verbalizer" not in sections["task"]
     load_config(sections)
+
+
+@pytest.mark.parametrize("num_labels", [2, 8, 20])
+def test_five_minutes_are_enough_for_long_texts(num_labels: int) -> None:
+    """16 examples per label, and 3,000 unlabeled texts of 250 tokens."""
+    labels, lengths = tuple(f"c{number}" for number in range(num_labels)), Lengths(250, 500, "word")
+    workload = Workload(lengths=lengths, num_labeled=16 * num_labels, num_unlabeled=3000, num_test=500)
+    encoders = {
+        name: encoder_section(model, "packages", lengths) for name, model in default_encoders("english").items()
+    }
+    changes: dict[str, Any] = {"labels": labels, "verbalizer": {}, "encoders": encoders, "workload": workload}
+    changes["counts"] = dict.fromkeys(labels, 16)
+    fitted = fit_recipe(replace(profile(), **changes), 300)
+    assert fitted.seconds <= 300
+    assert {"small_tuned", "small_frozen"} <= set(fitted.sections["members"])
 
 
 def test_frozen_members_keep_their_folds() -> None:
