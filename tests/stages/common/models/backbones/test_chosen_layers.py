@@ -84,9 +84,9 @@ def test_only_values_that_are_read_are_trained_and_saved(
     assert parameter.grad is not None and bool((parameter.grad != 0).float().mean() > 0.99)
     save_prompt(prompt, backbone, tmp_path / "prompt", "p_tuning_v2")
     loaded = load_prompt(tmp_path / "prompt", backbone)
-    assert loaded().lengths == prompt([]).lengths
+    assert loaded([]).lengths == prompt([]).lengths
     with torch.no_grad():
-        expected, actual = (backbone.vocabulary_logits(batch, item()) for item in (prompt, loaded))
+        expected, actual = (backbone.vocabulary_logits(batch, item([])) for item in (prompt, loaded))
     torch.testing.assert_close(actual, expected)
 
 

@@ -159,7 +159,7 @@ def test_gradients_reach_each_place_and_files_keep_it(
     save_prompt(prompt, backbone, tmp_path / "prompt", method)
     loaded = load_prompt(tmp_path / "prompt", backbone)
     with torch.no_grad():
-        expected, actual = (backbone.vocabulary_logits(batch, item()) for item in (prompt, loaded))
+        expected, actual = (backbone.vocabulary_logits(batch, item([])) for item in (prompt, loaded))
     torch.testing.assert_close(actual, expected)
     assert not (tmp_path / "prompt" / "adapter_config.json").exists(), "PEFT has no such prompts, and must not load it"
     other = models["bart" if name == "t5" else "t5"]
