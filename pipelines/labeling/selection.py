@@ -121,7 +121,8 @@ def _features(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
     size = min(NUM_COMPONENTS, counts.shape[1] - 1, len(texts) - 1)
     if size < 1:
         return np.ones((len(texts), 1))
-    with np.errstate(invalid="ignore"):  # the explained variance of texts that are all the same is 0 of 0
+    # of texts that are all the same, the explained variance is 0 of 0, up to rounding
+    with np.errstate(divide="ignore", invalid="ignore"):
         components_nD = TruncatedSVD(size, random_state=seed).fit_transform(counts)
     features_nD: NDArray[np.float64] = normalize(components_nD)
     return features_nD
