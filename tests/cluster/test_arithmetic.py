@@ -8,7 +8,7 @@ from pathlib import Path
 from cluster import arithmetic
 from cluster.steps.code_digests import normal_form
 
-RECORDED = (1, "281b22c0c2510e05")
+RECORDED = (1, "a058ab076698e570")
 """The version, and the digest of its modules."""
 
 

@@ -261,7 +261,7 @@ def test_interrupted_call_leaves_no_reservation(store: Store) -> None:
 
 
 def test_two_drivers_run_each_step_once(store: Store, counter: Path) -> None:
-    leaf = fan(counter, pet_p_0={"pause_s": 0.5})
+    leaf = fan(counter, pet_p_0={"pause_s": 2.0})
     results: list[RunResult] = []
     received: list[events.Event] = []
     drivers = [
