@@ -34,7 +34,7 @@ class Report:
         position: Number of bytes that it printed before `output`.
         output: What it printed since then.
         dump: Its dump, if it dumped its stack.
-        is_stop_requested: True if its machine was asked to stop.
+        is_stop_requested: True if a stop was requested on its machine.
         is_stop_accepted: True if the step checks for stop requests; None if another worker knows.
     """
 

@@ -10,6 +10,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pipelines.schema.sections.prompts import PptSection
 
+CHOICE = (
+    "task.options={rotten: text, fresh: text}",
+    'task.patterns={review: "{text} {option}{mask}"}',
+    "task.verbalizer={right: [good], wrong: [bad]}",
+    "prompts=null",
+    "pet.patterns=[review]",
+)
+"""Overrides that make the task of the recipe `smoke` a multiple choice."""
 RECIPE = """\
 name: films
 task:

@@ -44,8 +44,8 @@ def bm25(examples: Sequence[Example], fields: Sequence[str]) -> Similarity:
     norm_n = K1 * (1 - B + B * lengths_n / max(float(lengths_n.mean()), 1.0))
     scores_nV = idf_V * counts_nV * (K1 + 1) / (counts_nV + norm_n)
 
-    def similarity(asked: Sequence[Example]) -> NDArray[np.float64]:
-        counts_mV = vectorizer.transform([text_of(example) for example in asked])
+    def similarity(queries: Sequence[Example]) -> NDArray[np.float64]:
+        counts_mV = vectorizer.transform([text_of(example) for example in queries])
         found: NDArray[np.float64] = (counts_mV > 0).astype(float) @ scores_nV.T
         return found
 
@@ -62,4 +62,4 @@ def cosine(examples: Sequence[Example], fields: Sequence[str], config: EncoderCo
         return unit
 
     known_nD = vectors(examples)
-    return lambda asked: vectors(asked) @ known_nD.T
+    return lambda queries: vectors(queries) @ known_nD.T

@@ -45,7 +45,7 @@ def summaries(folder: Path, store: RemoteStore, token: str, end: str) -> list[di
 def test_workers_continue_from_the_checkpoint_and_upload_the_result(store: RemoteStore, tmp_path: Path) -> None:
     """Rank 0 writes the checkpoint on its machine, and the other machine continues from it, too."""
     stopped = summaries(tmp_path, store, "a" * 16, "stop")
-    assert [item["error"] for item in stopped] == ["asked to stop."] * 2
+    assert [item["error"] for item in stopped] == ["a stop was requested."] * 2
     lead, other = summaries(tmp_path, store, "b" * 16, "result")
     assert (lead["start"], other["start"]) == (2, 2)
     assert (lead["uploaded"], other["uploaded"]) == (["result.txt"], [])

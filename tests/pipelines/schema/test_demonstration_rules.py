@@ -7,15 +7,9 @@ import pytest
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
+from tests.support.recipe_files import CHOICE
 
 DEMONSTRATIONS = "pet.demonstrations={max_length: 16}"
-CHOICE = (
-    "task.options={rotten: text, fresh: text}",
-    'task.patterns={review: "{text} {option}{mask}"}',
-    "task.verbalizer={right: [good], wrong: [bad]}",
-    "prompts=null",
-    "pet.patterns=[review]",
-)
 
 
 def read(*overrides: str) -> PipelineConfig:
@@ -32,7 +26,8 @@ def read(*overrides: str) -> PipelineConfig:
     ],
 )
 def test_two_labeled_examples_per_label_are_enough(overrides: tuple[str, ...]) -> None:
-    read(*overrides)
+    config = read(*overrides)
+    assert config.pet is not None and config.pet.demonstrations is not None
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,7 @@ import pytest
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
-
-CHOICE = (
-    "task.options={rotten: text, fresh: text}",
-    'task.patterns={review: "{text} {option}{mask}"}',
-    "task.verbalizer={right: [good], wrong: [bad]}",
-    "prompts=null",
-    "pet.patterns=[review]",
-)
+from tests.support.recipe_files import CHOICE
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """One of two workers of a step, each on a machine of its own: `host_ranks.py RANK FOLDER STORE TOKEN END`.
 
-Counts to three in a checkpoint, and ends as END says: it fails or is asked to stop after two, or writes its result.
+Counts to three in a checkpoint, and ends as END says: it fails or gets a stop request after two, or writes its result.
 Prints a line of JSON: the number with which it started, and the uploaded files.
 """
 
@@ -23,7 +23,7 @@ LAST = 3
 
 
 class StoppedError(ClusterError):
-    """The step was asked to stop."""
+    """A stop of the step was requested."""
 
     is_preemption = True
 
@@ -58,7 +58,7 @@ def _count(place: Workplace, rank: int, end: str) -> int:
         if rank == 0:
             path.write_text(str(number))
         if number == LAST - 1 and end == "stop":
-            raise StoppedError("asked to stop.", "Run again.")
+            raise StoppedError("a stop was requested.", "Run again.")
         if number == LAST - 1 and end == "fail" and rank == 0:
             raise ClusterError("it failed.", "Run again.")
     (place.out / "result.txt").write_text(f"{rank} counted to {LAST}")
