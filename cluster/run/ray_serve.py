@@ -143,6 +143,9 @@ def deployed(build: str, argument: Any, plan: ReplicaPlan, host: str, port: int)
             f"the service cannot start: {causes[-1] if causes else error}",
             "Correct this, and start the command again.",
         ) from error
+    except KeyboardInterrupt:
+        serve.delete(NAME)
+        raise
     try:
         yield
     finally:

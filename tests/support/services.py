@@ -112,8 +112,12 @@ def _headers(body: Any) -> dict[str, str]:
 
 @contextmanager
 def service(*arguments: str, wait: bool = True, program: Sequence[str] = CLI) -> Iterator[Service]:
-    """Starts a service: `toy` and its settings as JSON, or the arguments of `clozeline serve`."""
-    command = (__file__, *arguments[1:]) if arguments[0] == "toy" else (*program, *arguments, "--port", "0")
+    """Starts a service: a script and its arguments, `toy` and its settings as JSON, or `clozeline serve`."""
+    command: Sequence[str] = (*program, *arguments, "--port", "0")
+    if arguments[0] == "toy":
+        command = (__file__, *arguments[1:])
+    elif arguments[0].endswith(".py"):
+        command = arguments
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(
         [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +102,26 @@ def serve_replicas_until_stopped(
         InputError: the service cannot listen on the address.
         SessionError: Ray cannot be reached, has no Ray Serve or lacks resources, or the model cannot be loaded.
     """
-    stopped = threading.Event()
     host = arguments.config.address.host
     with closing(listen(arguments.config.address)) as listener:  # the proxies listen on the same port
         url, port = url_of(listener), listener.getsockname()[1]
     console.print(f"loading   model; {url}/ready returns 200 when it is ready", highlight=False)
     with serving_session(ray_address) as capacity:
         plan.check(capacity)
-        with deployed(f"{__name__}:{build_app.__name__}", arguments, plan, host, port):
-            for number in (signal.SIGTERM, signal.SIGINT):  # after Ray has set handlers of its own
-                signal.signal(number, lambda *_: stopped.set())
+        for number in (signal.SIGTERM, signal.SIGINT):  # after Ray has set handlers of its own
+            signal.signal(number, _interrupt_once)
+        with suppress(KeyboardInterrupt), deployed(f"{__name__}:{build_app.__name__}", arguments, plan, host, port):
             print_ready(url, arguments.about, console)
-            stopped.wait()
+            threading.Event().wait()
     console.print("stopped   all accepted requests were answered", highlight=False)
+
+
+def _interrupt_once(*_: object) -> None:
+    """Raises KeyboardInterrupt; further signals do not interrupt the cleanup.
+
+    Raises:
+        KeyboardInterrupt: always.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -11,6 +11,7 @@ import pytest
 from cluster.errors import SessionError
 from cluster.run.capacity import Capacity, Machine
 from cluster.run.ray_serve import ReplicaPlan
+from tests.support.programs import loading_replicas
 from tests.support.served_prompts import TEXTS, save_backbone, save_prompts
 from tests.support.services import Service, service
 
@@ -57,6 +58,20 @@ def test_replicas_answer_as_one_process_does(tmp_path: Path) -> None:
         assert replicas.ask("GET", "/", **KEY).body == about
         assert replicas.ask("GET", "/health").status == 200
         assert "clozeline_texts_total" in replicas.ask("GET", "/metrics", **KEY).body
+        assert replicas.stop() == 0
+    assert "stopped" in replicas.printed[-1]
+
+
+@needs_ray_serve
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_stopped_while_its_replicas_load_it_ends_well(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    with service(loading_replicas.__file__, str(started), wait=False) as replicas:
+        until = time.monotonic() + 120
+        while not started.exists():
+            assert time.monotonic() < until, replicas.printed
+            time.sleep(0.1)
         assert replicas.stop() == 0
     assert "stopped" in replicas.printed[-1]
 
