@@ -32,11 +32,11 @@ from pipelines.dag.knowledge_probing import fact_data_steps, probing_steps
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps
 from pipelines.dag.prompts import (
+    downstream_data_steps,
+    downstream_prompt_steps,
     init_kinds,
     pretraining_steps,
     prompt_steps,
-    token_level_data_steps,
-    token_level_prompt_steps,
 )
 from pipelines.dag.searches import search_steps
 from pipelines.dag.steps import make_step
@@ -61,7 +61,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         dropped: Names of members that the ensemble leaves out; see pipelines/run/runner.py.
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
-    data |= token_level_data_steps(config) | generation_data_steps(config) | fact_data_steps(config)
+    data |= downstream_data_steps(config) | generation_data_steps(config) | fact_data_steps(config)
     main = data[config.task.name]
     searches = search_steps(config, main)
     examples, ppt = pretraining_steps(config)
@@ -85,7 +85,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *taught,
         *batched,
         *prompts,
-        *token_level_prompt_steps(config, data, ppt, prompts),
+        *downstream_prompt_steps(config, data, ppt, prompts),
         *generation_prompt_steps(config, data, ppt, prompts),
         *untrained_steps(config, main, searches),
         *chain_of_thought_steps(config, main),

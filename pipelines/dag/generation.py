@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.steps.step import Step
-from pipelines.dag.prompts import mixed, transferred
+from pipelines.dag.prompts import upstream_prompts
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import DownstreamGeneration, generation_tasks
+from pipelines.schema.sections.prompts import DownstreamTask, GenerationSection, generation_tasks
 from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import derive_seed
-from stages.generation.config import TargetTask
+from stages.generation.config import GenerationTask, TargetTask
 from stages.generation.evaluation.config import GenerationEvaluationConfig
 from stages.generation.splits.config import GenerationSplitsConfig
 from stages.generation.tuning.config import GenerationTuningConfig
@@ -66,7 +66,7 @@ def _tuning_step(
     data: Mapping[str, Step],
     ppt: Sequence[Step],
     prompts: Sequence[Step],
-    item: DownstreamGeneration,
+    item: DownstreamTask[GenerationTask, GenerationSection],
     method: str,
     seed: int,
 ) -> Step:
@@ -84,13 +84,7 @@ def _tuning_step(
             training=settings.training or config.prompts.training,
             seed=derive_seed(config.seed, f"prompts/{name}"),
         ),
-        inputs={
-            "data": data[item.task.name],
-            "pretrained": ppt[config.pretrained_for(item)]
-            if settings.init == "ppt"
-            else transferred(settings.transfer, prompts, seed),
-            "sources": mixed(settings, prompts, seed, ppt[config.pretrained_for(item)] if settings.uses_ppt else None),
-        },
+        inputs={"data": data[item.task.name], **upstream_prompts(config, item, settings, ppt, prompts, seed)},
         resources=config.prompts.resources,
         seed=str(seed),
         task=item.task.name,
@@ -99,7 +93,12 @@ def _tuning_step(
 
 
 def _evaluation_step(
-    config: PipelineConfig, data: Mapping[str, Step], tuned: Step, item: DownstreamGeneration, method: str, seed: int
+    config: PipelineConfig,
+    data: Mapping[str, Step],
+    tuned: Step,
+    item: DownstreamTask[GenerationTask, GenerationSection],
+    method: str,
+    seed: int,
 ) -> Step:
     assert config.prompts is not None
     row = f"prompts/{item.task.name}/{method}"

@@ -1,6 +1,6 @@
-"""Steps of prompt tuning, for classification and for token-level tasks.
+"""Steps of prompt tuning, for classification, token-level tasks and regression.
 
-data/<task>                     the sets of a token-level task
+data/<task>                     the sets of a token-level or regression task
 prompts/<task>/<method>/<seed>  a soft prompt for a task; with a linear head for a token-level task
 prompts/batched                 with batched_training: trains all prompts for classification in the same batches; the
                                 steps above then only test
@@ -18,7 +18,7 @@ from typing import Any
 from cluster.steps.step import Resources, Step
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import PptSection, TokenLevelTask, token_level_tasks
+from pipelines.schema.sections.prompts import DownstreamTask, PptSection, regression_tasks, token_level_tasks
 from stages.common.data.config import CorpusConfig
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.prompts.config import PromptConfig, TransferConfig
@@ -28,72 +28,89 @@ from stages.prompt_pretraining.examples.config import PretrainingExamplesConfig
 from stages.prompt_pretraining.formats import PretrainingFormat
 from stages.prompt_tuning.batched.config import BatchedTuningConfig, PromptJob
 from stages.prompt_tuning.config import PromptTuningConfig
+from stages.regression.splits.config import RegressionSplitsConfig
+from stages.regression.tuning.config import RegressionTuningConfig
 from stages.token_level.splits.config import TokenLevelSplitsConfig
 from stages.token_level.tuning.config import TokenLevelTuningConfig
 
 
-def token_level_data_steps(config: PipelineConfig) -> dict[str, Step]:
-    """Task name -> the step that samples its sets."""
+def downstream_data_steps(config: PipelineConfig) -> dict[str, Step]:
+    """Name of a token-level or regression task -> the step that samples its sets."""
+    tasks: list[tuple[DownstreamTask[Any, Any], str, type[TokenLevelSplitsConfig | RegressionSplitsConfig]]] = [
+        *((item, "token_level", TokenLevelSplitsConfig) for item in token_level_tasks(config.prompts)),
+        *((item, "regression", RegressionSplitsConfig) for item in regression_tasks(config.prompts)),
+    ]
     return {
         item.task.name: make_step(
             config,
             f"data/{item.task.name}",
             kind="data",
-            run="stages.token_level.splits.stage:run",
-            config=TokenLevelSplitsConfig(task=item.task, data=item.section.data),
+            run=f"stages.{package}.splits.stage:run",
+            config=settings(task=item.task, data=item.section.data),
             task=item.task.name,
         )
-        for item in token_level_tasks(config.prompts)
+        for item, package, settings in tasks
     }
 
 
-def token_level_prompt_steps(
+def downstream_prompt_steps(
     config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step], prompts: Sequence[Step]
 ) -> list[Step]:
-    """Returns one step per token-level task, method and seed. `prompts`: the steps of classification tasks."""
-    return [
-        _token_level_step(config, data, ppt, prompts, item, method, seed)
-        for item in token_level_tasks(config.prompts)
-        for method in (config.prompts.methods if config.prompts else ())
-        for seed in (config.prompts.seeds if config.prompts else ())
+    """Returns one step per token-level or regression task, method and seed.
+
+    Args:
+        config: The recipe.
+        data: Task -> the step that samples its sets.
+        ppt: Steps of prompt pretraining.
+        prompts: Steps of the prompts of classification tasks, from which others may start.
+    """
+    if config.prompts is None:
+        return []
+    tasks: list[tuple[DownstreamTask[Any, Any], str, type[TokenLevelTuningConfig | RegressionTuningConfig]]] = [
+        *((item, "token_level", TokenLevelTuningConfig) for item in token_level_tasks(config.prompts)),
+        *((item, "regression", RegressionTuningConfig) for item in regression_tasks(config.prompts)),
     ]
+    steps = []
+    for item, package, settings in tasks:
+        for method, prompt in config.prompts.methods.items():
+            for seed in config.prompts.seeds:
+                row = f"prompts/{item.task.name}/{method}"
+                step = make_step(
+                    config,
+                    f"{row}/{seed}",
+                    kind="prompts",
+                    run=f"stages.{package}.tuning.stage:run",
+                    config=settings(
+                        task=item.task,
+                        backbone=config.language_model,
+                        prompt=PromptConfig.of(prompt),
+                        training=prompt.training or config.prompts.training,
+                    ),
+                    inputs={"data": data[item.task.name], **upstream_prompts(config, item, prompt, ppt, prompts, seed)},
+                    resources=config.prompts.resources,
+                    row=row,
+                    seed=str(seed),
+                    task=item.task.name,
+                    method=method,
+                )
+                steps.append(step)
+    return steps
 
 
-def _token_level_step(
+def upstream_prompts(
     config: PipelineConfig,
-    data: Mapping[str, Step],
+    item: DownstreamTask[Any, Any],
+    prompt: PromptConfig,
     ppt: Sequence[Step],
     prompts: Sequence[Step],
-    item: TokenLevelTask,
-    method: str,
     seed: int,
-) -> Step:
-    assert config.prompts is not None
-    settings, row = config.prompts.methods[method], f"prompts/{item.task.name}/{method}"
-    return make_step(
-        config,
-        f"{row}/{seed}",
-        kind="prompts",
-        run="stages.token_level.tuning.stage:run",
-        config=TokenLevelTuningConfig(
-            task=item.task,
-            backbone=config.language_model,
-            prompt=PromptConfig.of(settings),
-            training=settings.training or config.prompts.training,
-        ),
-        inputs={
-            "data": data[item.task.name],
-            "pretrained": ppt[config.pretrained_for(item)]
-            if settings.init == "ppt"
-            else transferred(settings.transfer, prompts, seed),
-            "sources": mixed(settings, prompts, seed, ppt[config.pretrained_for(item)] if settings.uses_ppt else None),
-        },
-        resources=config.prompts.resources,
-        row=row,
-        seed=str(seed),
-        task=item.task.name,
-        method=method,
-    )
+) -> dict[str, Step | Sequence[Step] | None]:
+    """Returns the steps whose prompts a prompt for a downstream task starts from or mixes, by role."""
+    pretrained = ppt[config.pretrained_for(item)] if prompt.uses_ppt else None
+    return {
+        "pretrained": pretrained if prompt.init == "ppt" else transferred(prompt.transfer, prompts, seed),
+        "sources": mixed(prompt, prompts, seed, pretrained),
+    }
 
 
 def batched_step(

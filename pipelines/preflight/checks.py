@@ -20,7 +20,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import ShardsSection
 from pipelines.schema.sections.knowledge_probing import KnowledgeProbingSection
-from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
+from pipelines.schema.sections.prompts import PptSection, generation_tasks, regression_tasks, token_level_tasks
 from stages.common.assets import availability
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.assets.references import Asset
@@ -44,6 +44,8 @@ from stages.llm.costs import Estimate
 from stages.llm.questions import ANSWER_TOKENS, Questions
 from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.formats import corpus_requirements
+from stages.regression.splits import stage as regression_splits
+from stages.regression.splits.config import RegressionSplitsConfig
 from stages.splits.config import SplitsConfig
 from stages.splits.stage import Split, sample_splits
 from stages.token_level.splits import stage as token_level_splits
@@ -243,6 +245,10 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
                 generation_splits.sample_splits(
                     GenerationSplitsConfig(task=settings.name, fields=settings.fields, data=sets)
                 )
+    for numbers in regression_tasks(config.prompts):
+        if can_read(*numbers.section.data.sources.values()):
+            with errors_located_in(numbers.key):
+                regression_splits.sample_splits(RegressionSplitsConfig(task=numbers.task, data=numbers.section.data))
     if config.knowledge_probing and can_read(*config.knowledge_probing.data.sources.values()):
         check_facts(config.knowledge_probing, only_cached=only_cached)
     check_unlabeled_shards(config)

@@ -12,7 +12,7 @@ from pipelines.preflight.chain_of_thought import check_chain_of_thought
 from pipelines.preflight.submodels import check_auxiliary_losses, check_demonstration_lengths
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
-from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
+from pipelines.schema.sections.prompts import PptSection, generation_tasks, regression_tasks, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
 from stages.common.models.adapter_files import check_adapter
@@ -89,6 +89,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         check_instruction_tasks(config, family, tokenizer)
         check_token_level_family(config, family)
         check_generation(config, family)
+        check_regression(config, family, tokenizer)
         if config.ppt:
             check_formats(config.ppt, family, tokenizer)
 
@@ -180,6 +181,20 @@ def check_generation(config: PipelineConfig, family: Family) -> None:
                 "Lower max_new_tokens, or max_length of the backbone.",
                 key=f"{item.key}.max_new_tokens",
             )
+
+
+def check_regression(config: PipelineConfig, family: Family, tokenizer: Any) -> None:
+    """Checks patterns and words of regression tasks, and every method against them.
+
+    Raises:
+        InputError: a pattern or a word does not fit the backbone, or a method does not fit a pattern.
+    """
+    for item in regression_tasks(config.prompts):
+        ends = item.task.ends
+        check_task(ends, ends.patterns, family, tokenizer, item.key, soft_blocks=True)
+        for name, method in config.prompts.methods.items() if config.prompts else ():
+            with errors_located_in(f"prompts.methods.{name}"):
+                check_method(method, map(ends.pattern, ends.patterns), config.language_model)
 
 
 def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: BackboneConfig) -> None:

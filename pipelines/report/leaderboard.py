@@ -12,11 +12,15 @@ from pipelines.report.config import MeasuredStep
 
 TEXT_METRICS = ("bleu", "chrf", "rouge_2", "rouge_l")
 """The metrics of generated texts, named as in stages/generation/metrics.py."""
+NUMBER_METRICS = ("pearson", "spearman", "rmse")
+"""The metrics of predicted numbers, named as in stages/regression/metrics.py."""
 METRICS = (
     "accuracy", "micro_f1", "macro_f1", "mae", "qwk", "mcc", "ece", "exact_match", "entity_f1", "precision_at_10",
-    *TEXT_METRICS,
+    *TEXT_METRICS, *NUMBER_METRICS,
 )  # fmt: skip
 """The metrics of a row, named as in stages/common/metrics/classification.py."""
+HEADLINES = {"pearson": "Pearson correlation", "micro_f1": "micro-F1", "accuracy": "accuracy"}
+"""Metric -> its name. The first of these that a row has says most about it."""
 MEMBER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.votes)
 """Kinds of rows that can be members of the ensemble."""
 
@@ -34,8 +38,9 @@ class Row:
     """A line of the leaderboard: the mean of a method over its seeds. `steps` are the steps that were averaged.
 
     A metric is None if it is not defined for the task. Of a task with several labels per example, `accuracy` is the
-    subset accuracy, and only these tasks have `micro_f1`; only tasks with ordered labels have `mae` and `qwk`, and
-    only generated texts `bleu`, `chrf`, `rouge_2` and `rouge_l`, and only facts `precision_at_10`.
+    subset accuracy, and only these tasks have `micro_f1`; only tasks with ordered labels have `mae` and `qwk`,
+    only generated texts `bleu`, `chrf`, `rouge_2` and `rouge_l`, only facts `precision_at_10`, and only predicted
+    numbers `pearson`, `spearman` and `rmse` (their `accuracy` and `macro_f1` are of the two halves of the range).
     `student` is the name of the student, for a student and its baseline; else it is empty. `model` is its kind,
     `encoder` or `tfidf`. `num_parameters` counts the trained and frozen parameters of a classifier; it is None for
     other rows. `held_out_accuracy` and `held_out_macro_f1` are measured on held-out parts of the labeled set, the mean
@@ -59,6 +64,9 @@ class Row:
     rouge_2: MeanStd | None = None
     rouge_l: MeanStd | None = None
     precision_at_10: MeanStd | None = None
+    pearson: MeanStd | None = None
+    spearman: MeanStd | None = None
+    rmse: MeanStd | None = None
     num_seeds: int
     num_test: int
     num_labeled: int
@@ -73,8 +81,12 @@ class Row:
 
     @property
     def headline(self) -> tuple[str, MeanStd]:
-        """Returns name and value of the metric that says most: accuracy or, of several labels per example, micro-F1."""
-        return ("accuracy", self.accuracy) if self.micro_f1 is None else ("micro-F1", self.micro_f1)
+        """Returns name and value of the metric that says most: accuracy or, of several labels per example, micro-F1, or
+        Pearson correlation of numbers.
+        """
+        name = next(name for name in HEADLINES if getattr(self, name) is not None)
+        metric: MeanStd = getattr(self, name)
+        return HEADLINES[name], metric
 
 
 def leaderboard(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any]], task: str) -> tuple[Row, ...]:
@@ -117,6 +129,9 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         rouge_2=metrics.get("rouge_2"),
         rouge_l=metrics.get("rouge_l"),
         precision_at_10=metrics.get("precision_at_10"),
+        pearson=metrics.get("pearson"),
+        spearman=metrics.get("spearman"),
+        rmse=metrics.get("rmse"),
         num_seeds=len(steps),
         num_test=first["test"]["num_examples"],
         num_labeled=first["num_labeled"],

@@ -29,7 +29,9 @@ from pipelines.kinds import KINDS
 from pipelines.run.request import RunRequest
 from stages.common.config import MULTI_LABEL, TextTaskConfig
 from stages.common.models.backbones.config import BackboneConfig
+from stages.generation.config import GenerationTask
 from stages.probe.config import ProbeConfig
+from stages.regression.config import RegressionTask
 
 REQUIRED = (
     "filelock", "fsspec", "huggingface-hub", "numpy", "pandas", "peft", "pydantic", "pyyaml", "safetensors",
@@ -37,6 +39,11 @@ REQUIRED = (
 )  # fmt: skip
 """Distributions that a registered model imports to load and to predict."""
 OUTPUTS = {"label": "string", "probabilities": "map"}
+OF_TASKS: dict[type, dict[str, str]] = {
+    GenerationTask: {"generated_text": "string"},
+    RegressionTask: {"value": "double"},
+}
+"""Task that is not classification -> the outputs of its prompts."""
 
 
 def pyfunc_spec() -> PyfuncSpec:
@@ -180,7 +187,8 @@ def _signature(config: Any) -> _Signature:
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
         return _Signature(fields, {}, _backbone_ref(config.backbone))
-    return _Signature(config.task.fields, OUTPUTS, _backbone_ref(config.backbone))
+    outputs = OF_TASKS.get(type(config.task), OUTPUTS)
+    return _Signature(config.task.fields, outputs, _backbone_ref(config.backbone))
 
 
 def _backbone_ref(backbone: BackboneConfig) -> str:

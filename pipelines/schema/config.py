@@ -31,11 +31,10 @@ from pipelines.schema.sections.ensemble import (
 from pipelines.schema.sections.instructions import InstructionSection, InstructionTask, PatternSummarySection
 from pipelines.schema.sections.knowledge_probing import KnowledgeProbingSection
 from pipelines.schema.sections.prompts import (
-    DownstreamGeneration,
+    DownstreamTask,
     PptSection,
     PromptsSection,
     PromptTaskConfig,
-    TokenLevelTask,
     select_format,
     select_format_without_match,
 )
@@ -249,14 +248,14 @@ class PipelineConfig(Config):
         with errors_located_in("prompts.tasks"):
             return as_choice(task, item.pattern), data
 
-    def pretrained_for(self, item: PromptTaskConfig | TokenLevelTask | DownstreamGeneration) -> int:
+    def pretrained_for(self, item: PromptTaskConfig | DownstreamTask[Any, Any]) -> int:
         """Returns the index in `ppt.formats` of the pretrained prompt for a downstream task with `init: ppt`.
 
         Raises:
             InputError: no pretrained format matches.
         """
         assert self.ppt is not None
-        if isinstance(item, TokenLevelTask | DownstreamGeneration):
+        if isinstance(item, DownstreamTask):
             kind = select_format_without_match(item.task.name, self.ppt.formats, item.section.format)
         else:
             configured = item.format or ("unified" if item.as_choice and "unified" in self.ppt.formats else None)

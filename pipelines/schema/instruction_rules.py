@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import generation_tasks, token_level_tasks
+from pipelines.schema.sections.prompts import downstream_tasks
 from stages.common.errors import InputError
 
 
@@ -19,7 +19,7 @@ def check_instruction_tuning(config: PipelineConfig) -> None:
     section = config.instruction_tuning
     if section is None:
         return
-    names = {config.task.name, *_other_names(config)}
+    names = {config.task.name, *(item.task.name for item in downstream_tasks(config.prompts))}
     names |= {item.task.name for item in (config.prompts.tasks if config.prompts else ()) if item.task is not None}
     for key, item in config.instruction_tasks.items():
         if item.task.name in names:
@@ -41,14 +41,11 @@ def check_instruction_tuning(config: PipelineConfig) -> None:
 def check_facts(config: PipelineConfig) -> None:
     """The facts of knowledge probing have a name of their own."""
     section = config.knowledge_probing
-    if section is not None and section.task in {*config.datasets, *_other_names(config)}:
+    if section is not None and section.task in {
+        *config.datasets,
+        *(item.task.name for item in downstream_tasks(config.prompts)),
+    }:
         raise InputError(f"two tasks have the name {section.task}.", "Rename the facts.", key="knowledge_probing.task")
-
-
-def _other_names(config: PipelineConfig) -> list[str]:
-    """Returns the names of the tasks of prompts that are not classification."""
-    token_level = [item.task.name for item in token_level_tasks(config.prompts)]
-    return [*token_level, *(item.task.name for item in generation_tasks(config.prompts))]
 
 
 def check_pattern_summary(config: PipelineConfig) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.demonstration_rules import check_demonstrations
+from pipelines.schema.downstream_rules import check_downstream_tasks
 from pipelines.schema.instruction_rules import check_instructions
 from pipelines.schema.learning_rate_rules import check_learning_rates
 from pipelines.schema.locations import errors_located_in
@@ -15,20 +16,17 @@ from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
 from pipelines.schema.search_rules import check_pattern_search
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
-from pipelines.schema.sections.prompts import PromptTaskConfig, generation_tasks, token_level_tasks
+from pipelines.schema.sections.prompts import PromptTaskConfig, downstream_tasks
 from pipelines.schema.task_rules import check_tasks
 from pipelines.schema.transfer_rules import check_transfer
+from stages.common.data.config import DownstreamData
 from stages.common.errors import InputError
-from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
-from stages.generation.config import check_fits_generation
-from stages.generation.splits.config import GenerationData
 from stages.prompt_pretraining.formats import check_options_fit
 from stages.splits.config import DataConfig
-from stages.token_level.splits.config import TokenLevelData
 
-AnyData = DataConfig | TokenLevelData | GenerationData
+AnyData = DataConfig | DownstreamData
 """The sets of a task."""
 
 
@@ -127,8 +125,7 @@ def _trainings(
     if prompts:
         sets: list[AnyData] = [
             *(config.prompt_task(item)[1] for item in prompts.tasks),
-            *(item.section.data for item in token_level_tasks(prompts)),
-            *(item.section.data for item in generation_tasks(prompts)),
+            *(item.section.data for item in downstream_tasks(prompts)),
         ]
         trainings.append(("prompts.training", prompts.training, sets))
         trainings += [
@@ -402,39 +399,6 @@ def check_pretrained_prompts(config: PipelineConfig) -> None:
                 config.pretrained_for(item)
 
 
-def check_token_level_tasks(config: PipelineConfig) -> None:
-    """Token-level tasks have their own names, methods that suit them, and the pretrained prompts that these need."""
-    if config.prompts is None:
-        return
-    names = set(config.datasets)
-    for item in token_level_tasks(config.prompts):
-        if item.task.name in names:
-            raise InputError(f"two tasks have the name {item.task.name}.", "Rename one of them.", key=item.key)
-        names.add(item.task.name)
-        for name, method in config.prompts.methods.items():
-            with errors_located_in(f"prompts.methods.{name}"):
-                check_fits_token_level(method)
-        if config.ppt and any(method.uses_ppt for method in config.prompts.methods.values()):
-            with errors_located_in(f"{item.key}.format"):
-                config.pretrained_for(item)
-
-
-def check_generation_tasks(config: PipelineConfig) -> None:
-    """Generation tasks have their own names, methods that suit them, and the pretrained prompts that these need."""
-    if config.prompts is None:
-        return
-    names = {*config.datasets, *(item.task.name for item in token_level_tasks(config.prompts))}
-    for item in generation_tasks(config.prompts):
-        if item.task.name in names:
-            raise InputError(f"two tasks have the name {item.task.name}.", "Rename one of them.", key=item.key)
-        for name, method in config.prompts.methods.items():
-            with errors_located_in(f"prompts.methods.{name}"):
-                check_fits_generation(method, item.task)
-        if config.ppt and any(method.uses_ppt for method in config.prompts.methods.values()):
-            with errors_located_in(f"{item.key}.format"):
-                config.pretrained_for(item)
-
-
 def check_pretraining_options(config: PipelineConfig) -> None:
     """The options of pretraining examples fit into the length of the backbone."""
     ppt = config.ppt
@@ -479,8 +443,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_losses,
     check_demonstrations,
     check_pretrained_prompts,
-    check_token_level_tasks,
-    check_generation_tasks,
+    check_downstream_tasks,
     check_pretraining_options,
 )
 """All rules, in the order in which they are checked."""

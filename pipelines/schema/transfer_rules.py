@@ -8,10 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import PromptMethod, PromptsSection, generation_tasks, token_level_tasks
+from pipelines.schema.sections.prompts import (
+    PromptMethod,
+    PromptsSection,
+    generation_tasks,
+    regression_tasks,
+    token_level_tasks,
+)
 from stages.common.errors import InputError
 from stages.common.patterns.syntax import Pattern
 from stages.common.prompts.config import TransferConfig
+from stages.regression.config import PATTERN
 
 
 def check_transfer(config: PipelineConfig) -> None:
@@ -133,6 +140,8 @@ def _patterns(config: PipelineConfig, prompts: PromptsSection) -> dict[str, Patt
             yield words.task.name, None
         for texts in generation_tasks(prompts):
             yield texts.task.name, texts.task.input_pattern
+        for numbers in regression_tasks(prompts):
+            yield numbers.task.name, numbers.task.ends.pattern(PATTERN)
 
     return dict(found())
 

@@ -12,16 +12,16 @@ from stages.common.errors import InputError
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
 
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
-GENERATION_MODEL = "generation_model.json"
+GENERATION_MODEL, REGRESSION_MODEL = "generation_model.json", "regression_model.json"
 """The file that identifies the folder of each kind of model."""
 MAX_LOADED_PROMPTS = 64
 """Prompts in memory."""
-MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL, GENERATION_MODEL)
+MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL, GENERATION_MODEL, REGRESSION_MODEL)
 
 
 def load_predictor(folders: Sequence[Path], max_loaded_prompts: int = MAX_LOADED_PROMPTS) -> Predictor[Any]:
-    """Loads the model of these folders: one classifier, one prompt for a token-level or generation task, or prompts for
-    one backbone.
+    """Loads the model of these folders: one classifier, one prompt for a task that is not classification, or prompts of
+    classification tasks for one backbone.
 
     Args:
         folders: The folders.
@@ -49,6 +49,10 @@ def _load(folders: Sequence[Path], max_loaded_prompts: int) -> Predictor[Any]:
         from pipelines.serving.generation_predictor import GenerationPredictor  # noqa: PLC0415  (loads torch)
 
         return GenerationPredictor(folders[0])
+    if (folders[0] / REGRESSION_MODEL).exists():
+        from pipelines.serving.regression_predictor import RegressionPredictor  # noqa: PLC0415  (loads torch)
+
+        return RegressionPredictor(folders[0])
     for folder in folders:
         if not (folder / PROMPT_MODEL).exists():
             raise InputError(

@@ -178,7 +178,7 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
                 by_task.setdefault(step.labels["task"], files)
     if not by_task:
         raise InputError(
-            f"the prompts of {request.recipe} are for token-level and generation tasks, served one at a time.",
+            f"the prompts of {request.recipe} are for tasks that are not classification, served one at a time.",
             "Specify the folder of a step: store/prompts/<task>/<method>/<seed>/<fingerprint>.",
         )
     return list(by_task.values())

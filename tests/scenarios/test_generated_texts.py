@@ -1,4 +1,4 @@
-"""One run in which a causal model writes texts and rationales: report, resume, another decoding, and predictions."""
+"""One run in which a causal model writes texts and rationales and predicts numbers: report, resume, and predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support import regression_data
 from tests.support.generation_data import tables
+from tests.support.services import service
 from tests.support.small_models import TOKENIZERS, film_examples, small_model, write_lines
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,6 +31,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     films = [{"text": item.fields["text"], "label": item.label} for item in film_examples(24)]
     reviews = write_lines(folder / "films.jsonl", films)
     source = {"asset": str(sentences), "fields": {"name": "name", "food": "food"}, "label": "sentence"}
+    stars = write_lines(
+        folder / "stars.jsonl",
+        [{"review": item.fields["text"], "stars": item.value} for item in regression_data.reviews(12, 0)],
+    )
+    numbers = {"asset": str(stars), "fields": {"text": "review"}, "label": "stars"}
     config = {
         "name": "texts",
         "task": {
@@ -49,6 +56,12 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "adapters": {"method": "lora", "lora": {"rank": 2}},
             },
             "training": {"learning_rate": 0.01, "steps": 3},
+            "regression": {
+                "stars": {
+                    "pattern": "{text} It was {mask}", "words": ["bad", "good"], "range": [1, 5],
+                    "data": {"train": numbers, "test": numbers, "train_size": 8},
+                },
+            },
             "generation": {
                 "tables": {
                     "pattern": "{name}: {food}. Text: ", "max_new_tokens": 8,
@@ -83,6 +96,8 @@ def test_texts_and_rationales_of_one_run(recipe: Path, clozeline: Clozeline) -> 
     assert (rows["prompts/tables/v2"]["num_labeled"], rows["prompts/tables/v2"]["num_test"]) == (8, 12)
     assert rows["prompts/tables/adapters"]["trainable_parameters"] > 0
     assert (rows["chain_of_thought/few_shot"]["num_test"], rows["chain_of_thought/few_shot"]["bleu"]) == (8, None)
+    assert {"pearson", "spearman", "mae", "rmse"} <= {name for name, value in rows["prompts/stars/v2"].items() if value}
+    assert "Pearson" in (store / "reports" / "texts" / "report.md").read_text()
     again = call("run", str(recipe))
     assert "texts: 0 steps to run" in again
     decoding = "prompts.generation.tables.decoding={strategy: beam, num_beams: 2}"
@@ -97,3 +112,14 @@ def test_texts_and_rationales_of_one_run(recipe: Path, clozeline: Clozeline) -> 
         assert answers.returncode == 0, answers.stderr
         texts = [json.loads(line)["generated_text"] for line in answers.stdout.splitlines()]
         assert texts == [json.loads(line)["generated"] for line in generated]
+    folder = next((store / "prompts" / "stars" / "v2" / "0").iterdir())
+    predicted = [json.loads(line) for line in next(folder.rglob("test_predictions.jsonl")).read_text().splitlines()]
+    texts = [item.fields["text"] for item in regression_data.reviews(12, 0)]
+    answers = clozeline("predict", str(folder), "--input", "-", stdin="\n".join(texts))
+    assert answers.returncode == 0, answers.stderr
+    values = [json.loads(line)["value"] for line in answers.stdout.splitlines()]
+    assert values == pytest.approx([row["predicted"] for row in predicted], abs=1e-3)
+    with service(str(folder)) as running:
+        example = running.ask("GET", "/").body["example"]["POST /predict"]
+        assert running.ask("POST", "/predict", example).status == 200, "the example is valid"
+        assert [item["value"] for item in running.predict(texts)] == pytest.approx(values, abs=1e-3)

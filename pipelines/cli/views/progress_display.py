@@ -53,6 +53,7 @@ from pipelines.run.progress import clock, progress_text
 from pipelines.run.request import RunDisplay
 
 HEADLINE_METRICS = {
+    "test/pearson": "Pearson correlation",
     "test/micro_f1": "micro-F1",
     "test/accuracy": "accuracy",
     "unlabeled/accuracy": "accuracy on unlabeled data",

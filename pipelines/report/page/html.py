@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pipelines.report.leaderboard import HEADLINES
 from pipelines.report.page import charts
 
 TEMPLATES = Path(__file__).parent
@@ -50,7 +51,7 @@ def render_page(
         columns=columns,
         rows=list(zip((_style(row, report) for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
-        headline=" or ".join(dict.fromkeys(_headline(row) for row in report["rows"])),
+        headline=" or ".join(dict.fromkeys(HEADLINES[_headline(row)] for row in report["rows"])),
         prompt_inits=prompt_inits(report.get("prompt_inits", ())),
         label_curves=label_curves(report),
         sizes=accuracy_by_size(report["rows"]),
@@ -80,15 +81,15 @@ def _breakable(name: str) -> Markup:
 
 
 def _headline(row: Mapping[str, Any]) -> str:
-    """Returns the name of the metric of the bar: accuracy or, of several labels per example, micro-F1."""
-    return "micro-F1" if row.get("micro_f1") else "accuracy"
+    """Returns the metric of the bar: that which says most about the row."""
+    return next(name for name in HEADLINES if row.get(name))
 
 
 def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a bar of the headline metric in percent. Its error bar of width `error` starts at `low`, and stays on the
     scale.
     """
-    metric = row.get("micro_f1") or row["accuracy"]
+    metric = row[_headline(row)]
     mean, std = 100 * metric["mean"], 100 * (metric["std"] or 0)
     return {
         "name": row["name"],

@@ -87,7 +87,8 @@ PAGE_ONLY_COLUMNS = ("subset accuracy", "MCC", "exact match", "entity F1", "mode
 OPTIONAL_COLUMNS = {
     "subset accuracy": "micro_f1", "micro-F1": "micro_f1", "MAE": "mae", "QWK": "qwk",
     "exact match": "exact_match", "entity F1": "entity_f1", "BLEU": "bleu", "chrF": "chrf", "ROUGE-2": "rouge_2",
-    "ROUGE-L": "rouge_l", "P@10": "precision_at_10", "model MB": "model_bytes",
+    "ROUGE-L": "rouge_l", "P@10": "precision_at_10", "Pearson": "pearson",
+    "Spearman": "spearman", "RMSE": "rmse", "model MB": "model_bytes",
 }  # fmt: skip
 """Column -> key of a row. These columns are shown if a row has the value."""
 MIN_WIDTH = 100
@@ -123,9 +124,9 @@ def _number(metric: Mapping[str, Any] | None) -> str:
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "method": lambda row: str(row["name"]),
-    "accuracy": lambda row: "" if row.get("micro_f1") else _percent(row["accuracy"]),
+    "accuracy": lambda row: "" if row.get("micro_f1") or row.get("pearson") else _percent(row["accuracy"]),
     "micro-F1": lambda row: _percent(row.get("micro_f1")),
-    "macro-F1": lambda row: _percent(row["macro_f1"]),
+    "macro-F1": lambda row: "" if row.get("pearson") else _percent(row["macro_f1"]),
     "MAE": lambda row: _number(row.get("mae")),
     "QWK": lambda row: _number(row.get("qwk")),
     "subset accuracy": lambda row: _percent(row["accuracy"]) if row.get("micro_f1") else "",
@@ -137,6 +138,9 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "ROUGE-2": lambda row: _percent(row.get("rouge_2")),
     "ROUGE-L": lambda row: _percent(row.get("rouge_l")),
     "P@10": lambda row: _percent(row.get("precision_at_10")),
+    "Pearson": lambda row: _percent(row.get("pearson")),
+    "Spearman": lambda row: _percent(row.get("spearman")),
+    "RMSE": lambda row: _number(row.get("rmse")),
     "seeds": lambda row: str(row["num_seeds"]),
     "labeled": lambda row: f"{row['num_labeled']:,}",
     "unlabeled": lambda row: f"{row['num_unlabeled']:,}",

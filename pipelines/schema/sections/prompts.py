@@ -1,4 +1,4 @@
-"""Sections for prompt pretraining and prompt tuning, token-level and generation tasks, and the choice of the pretrained
+"""Sections for prompt pretraining and prompt tuning, downstream tasks of all kinds, and the choice of the pretrained
 prompt that a prompt is initialized from.
 """
 
@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -22,6 +23,8 @@ from stages.generation.config import GenerationSettings, GenerationTask
 from stages.generation.splits.config import GenerationData
 from stages.prompt_pretraining.config import PretrainingSettings
 from stages.prompt_pretraining.formats import NumOptions, PretrainingFormat, corpus_requirements
+from stages.regression.config import RegressionSettings, RegressionTask
+from stages.regression.splits.config import RegressionData
 from stages.splits.config import DataConfig
 from stages.token_level.config import (
     QuestionAnsweringSettings,
@@ -154,6 +157,15 @@ class GenerationSection(GenerationSettings):
     """Format of the pretrained prompt for init: ppt. If not set: unified, else the only one."""
 
 
+class RegressionSection(RegressionSettings):
+    """A number for each text, such as how similar two sentences are."""
+
+    data: RegressionData
+    """Files: fields: {FIELD: COLUMN} for the fields of the pattern, label: COLUMN of the values."""
+    format: PretrainingFormat | None = None
+    """Format of the pretrained prompt for init: ppt. If not set: unified, else the only one."""
+
+
 class PromptMethod(PromptConfig):
     """A method of soft prompt tuning, optionally with its own training settings."""
 
@@ -176,6 +188,8 @@ class PromptsSection(Section):
     """Name of a downstream task -> a question answering task."""
     generation: dict[Name, GenerationSection] = Field({})
     """Name of a downstream task -> a text generation task."""
+    regression: dict[Name, RegressionSection] = Field({})
+    """Name of a downstream task -> a task that predicts a number."""
     loss: LossKind = "auto"
     """Loss of the classification tasks: cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the
     vocabulary, as in the papers), decoupled (a binary cross-entropy per label over the vocabulary), or auto: hinge if a
@@ -188,7 +202,7 @@ class PromptsSection(Section):
 
     @model_validator(mode="after")
     def _has_a_task(self) -> PromptsSection:
-        if not (self.tasks or self.token_classification or self.question_answering or self.generation):
+        if not (self.tasks or downstream_tasks(self)):
             raise InputError("prompts has no task.", "Add one: tasks: [{pattern: review}].", key="tasks")
         return self
 
@@ -211,44 +225,52 @@ class PromptsSection(Section):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLevelTask:
-    """A token-level task of a recipe. key: the dotted key of its section; section: the section."""
+TaskT = TypeVar("TaskT")
+SectionT = TypeVar("SectionT")
 
-    task: TokenLevelTaskConfig
-    section: TokenLevelSection
+
+@dataclass(frozen=True, slots=True)
+class DownstreamTask(Generic[TaskT, SectionT]):
+    """A downstream task of a recipe that is not classification. key: the dotted key of its section."""
+
+    task: TaskT
+    section: SectionT
     key: str
 
 
-def token_level_tasks(prompts: PromptsSection | None) -> list[TokenLevelTask]:
+def token_level_tasks(prompts: PromptsSection | None) -> list[DownstreamTask[TokenLevelTaskConfig, TokenLevelSection]]:
     """Returns all token-level tasks, in the order of the recipe."""
     if prompts is None:
         return []
-    tasks: list[TokenLevelTask] = []
+    tasks: list[DownstreamTask[TokenLevelTaskConfig, TokenLevelSection]] = []
     for name, words in prompts.token_classification.items():
         task = TokenClassificationTask.of(words, name=name)
-        tasks.append(TokenLevelTask(task, words, f"prompts.token_classification.{name}"))
+        tasks.append(DownstreamTask(task, words, f"prompts.token_classification.{name}"))
     for name, spans in prompts.question_answering.items():
         answers = QuestionAnsweringTask.of(spans, name=name)
-        tasks.append(TokenLevelTask(answers, spans, f"prompts.question_answering.{name}"))
+        tasks.append(DownstreamTask(answers, spans, f"prompts.question_answering.{name}"))
     return tasks
 
 
-@dataclass(frozen=True, slots=True)
-class DownstreamGeneration:
-    """A generation task of a recipe. key: the dotted key of its section; section: the section."""
-
-    task: GenerationTask
-    section: GenerationSection
-    key: str
-
-
-def generation_tasks(prompts: PromptsSection | None) -> list[DownstreamGeneration]:
+def generation_tasks(prompts: PromptsSection | None) -> list[DownstreamTask[GenerationTask, GenerationSection]]:
     """Returns all generation tasks, in the order of the recipe."""
     return [
-        DownstreamGeneration(GenerationTask.of(section, name=name), section, f"prompts.generation.{name}")
+        DownstreamTask(GenerationTask.of(section, name=name), section, f"prompts.generation.{name}")
         for name, section in (prompts.generation if prompts else {}).items()
     ]
+
+
+def regression_tasks(prompts: PromptsSection | None) -> list[DownstreamTask[RegressionTask, RegressionSection]]:
+    """Returns all regression tasks, in the order of the recipe."""
+    return [
+        DownstreamTask(RegressionTask.of(section, name=name), section, f"prompts.regression.{name}")
+        for name, section in (prompts.regression if prompts else {}).items()
+    ]
+
+
+def downstream_tasks(prompts: PromptsSection | None) -> list[DownstreamTask[Any, Any]]:
+    """Returns all downstream tasks that are not classification."""
+    return [*token_level_tasks(prompts), *generation_tasks(prompts), *regression_tasks(prompts)]
 
 
 def matching_format(task: Task, pattern: str) -> PretrainingFormat:
@@ -284,7 +306,7 @@ def select_format(
 def select_format_without_match(
     task: str, formats: Sequence[PretrainingFormat], configured: PretrainingFormat | None
 ) -> PretrainingFormat:
-    """The same for a token-level or generation task, which no format matches."""
+    """The same for a task that is not classification, which no format matches."""
     return _configured_or_only(formats, configured, f"no format matches the task {task}", "unified")
 
 

@@ -125,6 +125,10 @@ class CorpusConfig(Config):
     """Number of documents kept in memory. Sentences of other documents are sampled from them."""
 
 
+_FOR_CLASSIFICATION = ("label_map", "label_separator", "id", "group", "question")
+"""Keys of a source that other tasks do not read."""
+
+
 class DownstreamData(Config):
     """Files of a downstream task that is not classification, and the number of examples to use."""
 
@@ -149,3 +153,27 @@ class DownstreamData(Config):
         """The sources that are set, by name."""
         sources = {"train": self.train, "dev": self.dev, "test": self.test}
         return {name: source for name, source in sources.items() if source is not None}
+
+    def check_labels(self, task: str, content: str, example: str) -> None:
+        """Checks that each source has a column with what is right for a text, and no keys for classification.
+
+        Args:
+            task: The kind of task, for messages.
+            content: What the column contains, such as "the target".
+            example: Name of such a column.
+
+        Raises:
+            InputError: with the key of the source.
+        """
+        for name, source in self.sources.items():
+            if source.label is None:
+                raise InputError(
+                    f"{name}.label is not set.", f"Set the column of {content}: label: {example}.", key=f"{name}.label"
+                )
+            for key in _FOR_CLASSIFICATION:
+                if getattr(source, key):
+                    raise InputError(
+                        f"{key} is for classification, and has no effect on a {task} task.",
+                        f"Remove {key}.",
+                        key=f"{name}.{key}",
+                    )

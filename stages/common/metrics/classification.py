@@ -86,10 +86,11 @@ def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Metrics of predicted labels, 0 to 1 (`mcc` and `qwk`: -1 to 1; `mae`: 0 to C - 1). None: it does not apply.
+    """Metrics of predicted labels, 0 to 1 (`mcc` and `qwk`: -1 to 1; `mae` of ordered labels: 0 to C - 1). None: it
+    does not apply.
 
     For several labels per example see stages/common/metrics/multi_label.py, for token labels and answers
-    stages/token_level/metrics.py
+    stages/token_level/metrics.py, for numbers stages/regression/metrics.py
     """
 
     accuracy: float
@@ -106,7 +107,9 @@ class Score:
     micro_f1: float | None = None
     """F1 of all labels together, in multi-label classification. If each example has one label, it is the accuracy."""
     mae: float | None = None
-    """Mean absolute error of ordered labels, in steps: 1 for each prediction of a neighbor of the right label."""
+    """Mean absolute error of ordered labels, in steps: 1 for each prediction of a neighbor of the right label. Of
+    predicted numbers, in their unit.
+    """
     qwk: float | None = None
     """Cohen's kappa of ordered labels with quadratic weights: 1 for right predictions, 0 for random ones."""
 

@@ -6,10 +6,6 @@ from pydantic import model_validator
 
 from stages.common.config import Config, Name
 from stages.common.data.config import DownstreamData, Source
-from stages.common.errors import InputError
-
-UNUSED = ("label_map", "label_separator", "id", "group", "question")
-"""Keys of a source that are for classification."""
 
 
 class GenerationData(DownstreamData):
@@ -22,18 +18,7 @@ class GenerationData(DownstreamData):
 
     @model_validator(mode="after")
     def _sources_have_targets(self) -> GenerationData:
-        for name, source in self.sources.items():
-            if source.label is None:
-                raise InputError(
-                    f"{name}.label is not set.", "Set the column of the target: label: summary.", key=f"{name}.label"
-                )
-            for key in UNUSED:
-                if getattr(source, key):
-                    raise InputError(
-                        f"{key} is for classification, and has no effect on a generation task.",
-                        f"Remove {key}.",
-                        key=f"{name}.{key}",
-                    )
+        self.check_labels("generation", "the target", "summary")
         return self
 
 

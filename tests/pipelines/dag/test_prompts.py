@@ -12,6 +12,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
 from tests.support.generation_tasks import generation_overrides
+from tests.support.regression_data import regression_overrides
 from tests.support.token_level_tasks import token_level_overrides
 
 METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_virtual_tokens: 3}, ppt: {init: ppt}}"
@@ -114,6 +115,16 @@ def test_every_generation_task_method_and_seed_is_a_step(tmp_path: Path) -> None
     assert upstream(steps["prompts/tables/v2/1"]) == {"data/tables", "tuned_prompts/tables/v2/1"}
     assert len({steps[f"tuned_prompts/{name}"].config.seed for name in runs}) == len(runs)
     assert {f"prompts/{name}" for name in runs} <= upstream(steps["report"])
+
+
+def test_every_regression_task_method_and_seed_is_a_step(tmp_path: Path) -> None:
+    steps = plan(*regression_overrides(tmp_path), "prompts.seeds=[0, 1]")
+    runs = [f"prompts/stars/{method}/{seed}" for method in ("v2", "ppt") for seed in (0, 1)]
+    assert set(runs) <= set(steps)
+    assert upstream(steps["prompts/stars/ppt/0"]) == {"data/stars", "ppt/pair"}
+    assert upstream(steps["prompts/stars/v2/1"]) == {"data/stars"}
+    assert len({steps[name].config.seed for name in runs}) == len(runs)
+    assert set(runs) <= upstream(steps["report"])
 
 
 def test_decoding_and_units_train_no_prompt_again(tmp_path: Path) -> None:

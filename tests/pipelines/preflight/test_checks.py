@@ -15,6 +15,7 @@ from pipelines.schema.sections.prompts import PptSection
 from stages.common.errors import DataError, InputError
 from tests.support.generation_tasks import generation_overrides
 from tests.support.recipe_files import RECIPE, ppt_section
+from tests.support.regression_data import regression_overrides
 from tests.support.token_level_tasks import token_level_overrides
 
 IN_TIME_S = 6.0
@@ -181,6 +182,13 @@ def test_files_of_generation_tasks_are_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"line 13: the target 'sentence' is empty") as caught:
         check_recipe(config, lambda *task: None)
     assert caught.value.key == "prompts.generation.tables.data.train"
+
+
+def test_files_of_regression_tasks_are_read(tmp_path: Path) -> None:
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, regression_overrides(tmp_path, range="[1, 3]"))
+    with pytest.raises(InputError, match=r"'stars' is \d, which is not between 1 and 3") as caught:
+        check_recipe(config, lambda *task: None)
+    assert caught.value.key == "prompts.regression.stars.data.train"
 
 
 def test_files_of_token_level_tasks_are_read(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
 from pipelines.schema.rules import RULES
 from tests.support.generation_tasks import generation_overrides
+from tests.support.regression_data import regression_overrides
 from tests.support.token_level_tasks import token_level_overrides
 
 IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
@@ -398,7 +399,7 @@ def test_all_rules_are_listed() -> None:
 
     elsewhere = {"check_tasks", "check_problem_type", "check_members", "check_pattern_search", "check_chain_of_thought"}
     elsewhere |= {"check_learning_rates", "check_transfer", "check_instructions", "check_losses"}
-    elsewhere |= {"check_demonstrations"}
+    elsewhere |= {"check_demonstrations", "check_downstream_tasks"}
     assert defined(rules) - {"check_rules"} | elsewhere == {rule.__name__ for rule in RULES}
     for module, check in (
         (member_rules, member_rules.check_members),
@@ -406,6 +407,27 @@ def test_all_rules_are_listed() -> None:
     ):
         called = {name for name in check.__code__.co_names if name.startswith("check_")}
         assert defined(module) - {check.__name__} == called
+
+
+STARS = "prompts.regression.stars"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        (f"{STARS}.words=null", "prompts.methods.v2.head", "has no words for its lowest and highest value"),
+        (f"{STARS}.range=[5, 1]", f"{STARS}.range", "are not a lowest and a highest value"),
+        (f"{STARS}.pattern='{{text}}'", f"{STARS}.pattern", "mask"),
+        (f"{STARS}.pattern='{{text}} {{soft:3}} {{mask}}'", "prompts.methods.v2", "has soft blocks"),
+        (f"{STARS}.data.train.label=null", f"{STARS}.data.train.label", "label is not set"),
+        ("ppt.formats=[pair, single]", f"{STARS}.format", "no format matches the task stars"),
+        ("prompts.training.early_stopping={}", "prompts.training.early_stopping", "requires a dev set"),
+    ],
+)
+def test_a_broken_rule_of_a_regression_task_is_an_error(override: str, key: str, problem: str, tmp_path: Path) -> None:
+    error = error_of(*regression_overrides(tmp_path), "prompts.tasks=[]", override)
+    assert error.key == key
+    assert problem in str(error)
 
 
 TABLES = "prompts.generation.tables"

@@ -1,0 +1,1 @@
+"""Samples the train, dev and test sets of a regression task."""

@@ -1,0 +1,1 @@
+"""Tunes a soft prompt for a regression task."""
