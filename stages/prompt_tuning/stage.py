@@ -20,7 +20,9 @@ from stages.common.models.linear_heads import LinearHead
 from stages.common.problems import problem_of
 from stages.common.prompts.config import PromptServingConfig
 from stages.common.prompts.initialization import initialize_prompt
+from stages.common.prompts.inspection import log_mixture
 from stages.common.prompts.peft_format import load_trained_prompt
+from stages.common.prompts.soft_prompt import Prompt
 from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.bf16_margins import log_bf16_margins
@@ -75,6 +77,7 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
         method, adapter = config.prompt.method, submodel.adapter
         save_tuned_prompt(classifier, out / "prompt", recorder, method=method, adapter=adapter, outputs=labels)
         PromptServingConfig(task=config.task, pattern=config.pattern, backbone=config.backbone).save(out)
+        _log_mixture(config, classifier, inputs.data, recorder)
         test = evaluate_on_test(classifier, problem_of(labels, config.task.problem_type), inputs.data, out, recorder)
         log_bf16_margins(classifier, out, labels, recorder)
     return Result(
@@ -109,3 +112,13 @@ def _tune(
     )  # fmt: skip
     num_parameters = num_trainable_parameters(classifier)
     return TunedClassifier(classifier, losses, num_parameters)
+
+
+def _log_mixture(config: PromptTuningConfig, classifier: ClozeClassifier, data: Path, recorder: Recorder) -> None:
+    """Records how much a mixture uses each of its sources for the texts of the test set."""
+    if not config.prompt.sources:
+        return
+    names = [item if item == "ppt" else f"{item.task}/{item.method}" for item in config.prompt.sources]
+    texts = [item for example in load_examples(data / "test.jsonl") for item in classifier.encode(example)]
+    assert classifier.prompt is None or isinstance(classifier.prompt, Prompt)
+    log_mixture(classifier.prompt, texts, names, recorder)

@@ -1,4 +1,4 @@
-"""Inspects a soft prompt: the norms of its vectors, and the words of the vocabulary that they resemble.
+"""Inspects a soft prompt: the norms of its vectors, the words that they resemble, and the weights of a mixture.
 
 A vector that is far longer than the embedding of any word, or that resembles no word, is not an error: trained vectors
 often leave the region of the words (Lester et al., EMNLP 2021, section 6.2). The figure shows if training changed them
@@ -7,6 +7,7 @@ at all. Letters in names of tensors: N vectors of the prompt, D embedding size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,11 +17,15 @@ from torch import Tensor
 from stages.common import figures
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.partitioned import gathered
+from stages.common.patterns.encoding import Encoded
 from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.text_prompts import PromptMixture
 from stages.common.protocols import Recorder
 
 NUM_WORDS = 5
 """Words that are listed per vector."""
+MAX_TEXTS, BATCH = 500, 16
+"""Texts whose mixtures are recorded, and texts that are read at a time."""
 CHUNK = 16384
 """Rows of the vocabulary that are converted to float32 at a time, to save memory."""
 
@@ -42,6 +47,32 @@ def log_inspection(prompt: Prompt | None, backbone: Backbone, recorder: Recorder
         mean_norm = nearest.mean_norm
         recorder.log_table("nearest_words", nearest.rows)
     recorder.log_figure("prompt_norms", figures.norms(vectors_ND.norm(dim=1).tolist(), mean_norm))
+
+
+def log_mixture(prompt: Prompt | None, texts: Sequence[Encoded], sources: Sequence[str], recorder: Recorder) -> None:
+    """Records the weights that a mixture of prompts gives to each of them, over the first texts.
+
+    Args:
+        prompt: The trained prompt. Nothing is recorded if it mixes no others.
+        texts: Encoded texts.
+        sources: [S] names of the source prompts.
+        recorder: Gets the table `mixture`: mean, minimum and maximum weight of each source, and of its own vectors.
+    """
+    if prompt is None or prompt.reader is None or not isinstance(prompt.table, PromptMixture):
+        return
+    with torch.no_grad():
+        batches = [texts[start : start + BATCH] for start in range(0, min(len(texts), MAX_TEXTS), BATCH)]
+        weights_nS = torch.cat([prompt.table.weights(prompt.reader(batch)).cpu() for batch in batches])
+    rows = [
+        {
+            "prompt": name,
+            "mean weight": round(float(weights_n.mean()), 4),
+            "lowest": round(float(weights_n.min()), 4),
+            "highest": round(float(weights_n.max()), 4),
+        }
+        for name, weights_n in zip([*sources, "its own"], weights_nS.T, strict=True)
+    ]
+    recorder.log_table("mixture", rows)
 
 
 class NearestWords(NamedTuple):

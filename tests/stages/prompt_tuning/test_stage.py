@@ -14,7 +14,7 @@ from stages.common.data.step_outputs import read_losses
 from stages.common.examples import load_examples
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.prompts.config import WORD_VECTORS, PromptConfig
+from stages.common.prompts.config import WORD_VECTORS, PromptConfig, TransferConfig
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.loader import load_prompts
 from stages.common.prompts.peft_format import load_prompt
@@ -175,13 +175,19 @@ def test_mixtures_of_trained_prompts_learn_and_leave_them_unchanged(
     for seed, folder in enumerate(sources):
         config = tuned(backbone_folders[name], name, training=short, seed=seed)
         run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), folder)
-    prompt = PromptConfig(method="attempt", num_virtual_tokens=5, bottleneck_size=8, temperature=1.0, sources=("ppt",))
+    prompt = PromptConfig(
+        method="attempt", num_virtual_tokens=5, bottleneck_size=8, temperature=1.0,
+        sources=("ppt", TransferConfig(task="films", method="tuning")),
+    )  # fmt: skip
     config = tuned(backbone_folders[name], name, prompt=prompt)
     recorder = Kept()
     mixture = train_and_load(config, film_data, tmp_path / "out", recorder, sources).table
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["trainable_parameters"] == 5 * 32 + 2 * 8 * 32 + 2 * 32
     assert "nearest_words" not in recorder.tables
+    weights = {row["prompt"]: row["mean weight"] for row in recorder.tables["mixture"]}
+    assert list(weights) == ["ppt", "films/tuning", "its own"]
+    assert sum(weights.values()) == pytest.approx(1, abs=1e-3)
     backbone = load_backbone(config.backbone, frozen=True)
     expected = [load_prompt(folder / "prompt", backbone).vectors for folder in sources]
     assert isinstance(mixture, PromptMixture)
