@@ -15,6 +15,7 @@ from cluster.steps.fingerprint import KeyOptions
 from cluster.steps.step import Resources, Step
 from cluster.store.lease import TTL_S, Lease
 from cluster.store.manifest import Key
+from cluster.tracking.recorder import AttemptStart
 
 
 class LateConfig:
@@ -65,6 +66,9 @@ class TaskSpec:
     The worker acquires `lease` when the step starts. It may replace a lease with the token `expired_token`, which the
     driver has seen expire. An intact result that another driver committed since the plan was made is used, unless the
     step is `forced`; `verify` compares its hashes. `run_id` is the MLflow run of the attempt, if it has one.
+
+    `rival` is an attempt of the same driver that runs already, on another node. Then the worker does not acquire
+    `lease` before it commits: see `cluster.run.speculation`.
     """
 
     step: str
@@ -84,6 +88,7 @@ class TaskSpec:
     forced: bool = False
     verify: bool = False
     run_id: str | None = None
+    rival: AttemptStart | None = None
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

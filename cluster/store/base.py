@@ -4,6 +4,7 @@
     files/<token>/    what an attempt wrote, and result.json
     manifest.json     names the folder of the files; written last, and without it they do not count
     work/             checkpoints of an unfinished step; removed after the commit
+    work.<token>.part   those of a second attempt, which no other attempt reads
     failure.json      the last error, until an attempt succeeds
     lease.json        the driver that runs the step now
 <store>/logs/<step name>/<fingerprint, 12 letters>-<attempt>.log
@@ -133,10 +134,13 @@ class Store(ABC):
         """Returns where the lease of a step is stored."""
 
     @abstractmethod
-    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> StagedResult:
-        """Starts a result. The caller holds the lease with `token`.
+    def begin(
+        self, step: str, fingerprint: str, token: str, *, has_workers: bool = False, rival: str = ""
+    ) -> StagedResult:
+        """Starts a result. The caller holds the lease with `token`, or `rival` does.
 
-        Checkpoints of an earlier attempt are in its folder, unless the step `has_workers` that use `host_files`.
+        Checkpoints of an earlier attempt are in its folder, unless the step `has_workers` that use `host_files`, or
+        `rival` is the token of an attempt that is still writing them. Files of the rival are left alone.
         """
 
     @abstractmethod
@@ -409,6 +413,15 @@ class Store(ABC):
             elif verify and self._digest(manifest, name) != entry.sha256:
                 yield f"{name} has changed content"
 
+    def discard_attempt(self, step: str, fingerprint: str, token: str) -> None:
+        """Removes what the attempt with `token` left next to a committed result, and all checkpoints.
+
+        The attempt has ended without a result, and the caller holds the lease.
+        """
+        root = f"{step}/{fingerprint}"
+        for name in ("work.json", "work", attempt_folder(token), _part("work", token), _part("files", token)):
+            self.remove(f"{root}/{name}")
+
     def stale_result(self, step: str, fingerprint: str) -> StaleResult:
         """Returns what the store has of a fingerprint that no recipe uses."""
         committed_at = None
@@ -429,22 +442,32 @@ def attempt_folder(token: str) -> str:
     return f"{FILES}/{token[:16]}"
 
 
+def _part(name: str, token: str) -> str:
+    """Returns the name of an unfinished folder of the attempt that has the lease with `token`."""
+    return f"{name}.{token}.part"
+
+
 class StagedResult(ABC):
     """A result that is not committed yet.
 
-    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash. `uploaded` has the
-    files that a worker on another machine has uploaded.
+    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash. With a `rival` (see
+    `Store.begin`) it does not survive the attempt. `uploaded` has the files that a worker on another machine has
+    uploaded. `claim` is called when the files are permanent, before the manifest is written; it acquires the lease of
+    an attempt that has none yet.
     """
 
-    def __init__(self, folder: Path, step: str, fingerprint: str, token: str) -> None:
+    def __init__(self, folder: Path, step: str, fingerprint: str, token: str, rival: str = "") -> None:
         self.step = step
         self.fingerprint = fingerprint
         self._token = token
+        self._rival = rival
         self.uploaded: Mapping[str, FileEntry] = {}
-        self.out = folder / f"files.{token}.part"
-        self.checkpoint_dir = folder / "work"
-        for abandoned in folder.glob("files.*.part"):
-            remove(abandoned)
+        self.claim: Callable[[], None] = lambda: None
+        self.out = folder / _part("files", token)
+        self.checkpoint_dir = folder / (_part("work", token) if rival else "work")
+        for abandoned in (*folder.glob(_part("files", "*")), *folder.glob(_part("work", "*"))):
+            if not rival or rival not in abandoned.name:
+                remove(abandoned)
         self.out.mkdir(parents=True)
         self.checkpoint_dir.mkdir(exist_ok=True)
 
@@ -479,4 +502,4 @@ class StagedResult(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Removes the files; keeps the checkpoints."""
+        """Removes the files. Keeps checkpoints that a later attempt may read."""
