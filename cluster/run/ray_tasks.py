@@ -24,7 +24,7 @@ from cluster.run.ray_session import capacity, free_machines
 from cluster.run.speculation import RunningTask
 from cluster.run.step_worker import Outcome, next_attempt, run_step
 from cluster.steps.step import Resources
-from cluster.steps.task_spec import TaskSpec
+from cluster.steps.task_spec import Rival, TaskSpec
 from cluster.store.lease import new_token
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
@@ -190,8 +190,10 @@ class TaskPool:
     def submit_again(self, token: str) -> str:
         """Submits a step that runs to another node, too. Returns the token of the second attempt. See `TaskSpec`."""
         first = self._tasks[token]
+        assert first.start is not None, "it runs"
+        rival = Rival(token, first.start.attempt, first.start.node)
         lease = replace(first.spec.lease, token=new_token())
-        self.submit(replace(first.spec, lease=lease, rival=first.start), first.upstream)
+        self.submit(replace(first.spec, lease=lease, rival=rival), first.upstream)
         return lease.token
 
     def running(self) -> list[RunningTask]:

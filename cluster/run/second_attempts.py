@@ -21,7 +21,7 @@ from cluster.steps.step import Step
 from cluster.store.manifest import Manifest
 from cluster.tracking.recorder import LogBatch
 
-LOOK_EVERY_S = 2.0
+SEARCH_EVERY_S = 2.0
 """Seconds between two searches for slow steps."""
 LOSER_WITHIN_S, GIVE_UP_AFTER_S = 10.0, 15.0
 """After a commit the other attempt gets this long to end. Then its process is killed, and awaited until it is given up,
@@ -114,7 +114,7 @@ class SecondAttempts:
         """Returns the attempts of slow steps that are to get a second one; at most `room`."""
         if self._rule is None or room < 1 or self._clock() < self._look_at_s:
             return []
-        self._look_at_s = self._clock() + LOOK_EVERY_S
+        self._look_at_s = self._clock() + SEARCH_EVERY_S
         running = [
             (task, self._finished_s[peers(steps[task.step].step)])
             for task in tasks.running()

@@ -15,7 +15,6 @@ from cluster.steps.fingerprint import KeyOptions
 from cluster.steps.step import Resources, Step
 from cluster.store.lease import TTL_S, Lease
 from cluster.store.manifest import Key
-from cluster.tracking.recorder import AttemptStart
 
 
 class LateConfig:
@@ -54,6 +53,15 @@ class _PickledConfig(LateConfig):
         return _PickledConfig, (self._data,)
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """An attempt that runs already: the token of its lease, its number, and the id of its machine in Ray."""
+
+    token: str
+    attempt: int
+    node: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """Everything that a worker needs to run a step.
@@ -88,7 +96,7 @@ class TaskSpec:
     forced: bool = False
     verify: bool = False
     run_id: str | None = None
-    rival: AttemptStart | None = None
+    rival: Rival | None = None
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

@@ -4,7 +4,6 @@
     files/<token>/    what an attempt wrote, and result.json
     manifest.json     names the folder of the files; written last, and without it they do not count
     work/             checkpoints of an unfinished step; removed after the commit
-    work.<token>.part   those of a second attempt, which no other attempt reads
     failure.json      the last error, until an attempt succeeds
     lease.json        the driver that runs the step now
 <store>/logs/<step name>/<fingerprint, 12 letters>-<attempt>.log
@@ -419,7 +418,7 @@ class Store(ABC):
         The attempt has ended without a result, and the caller holds the lease.
         """
         root = f"{step}/{fingerprint}"
-        for name in ("work.json", "work", attempt_folder(token), _part("work", token), _part("files", token)):
+        for name in ("work.json", "work", attempt_folder(token), f"work.{token}.part", f"files.{token}.part"):
             self.remove(f"{root}/{name}")
 
     def stale_result(self, step: str, fingerprint: str) -> StaleResult:
@@ -442,11 +441,6 @@ def attempt_folder(token: str) -> str:
     return f"{FILES}/{token[:16]}"
 
 
-def _part(name: str, token: str) -> str:
-    """Returns the name of an unfinished folder of the attempt that has the lease with `token`."""
-    return f"{name}.{token}.part"
-
-
 class StagedResult(ABC):
     """A result that is not committed yet.
 
@@ -463,9 +457,9 @@ class StagedResult(ABC):
         self._rival = rival
         self.uploaded: Mapping[str, FileEntry] = {}
         self.claim: Callable[[], None] = lambda: None
-        self.out = folder / _part("files", token)
-        self.checkpoint_dir = folder / (_part("work", token) if rival else "work")
-        for abandoned in (*folder.glob(_part("files", "*")), *folder.glob(_part("work", "*"))):
+        self.out = folder / f"files.{token}.part"
+        self.checkpoint_dir = folder / (f"work.{token}.part" if rival else "work")
+        for abandoned in (*folder.glob("files.*.part"), *folder.glob("work.*.part")):
             if not rival or rival not in abandoned.name:
                 remove(abandoned)
         self.out.mkdir(parents=True)

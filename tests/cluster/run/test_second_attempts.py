@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import LeaseLostError, StepFailedError
 from cluster.run.capacity import Machine
 from cluster.run.ray_tasks import FinishedTask
-from cluster.run.second_attempts import GIVE_UP_AFTER_S, LOOK_EVERY_S, LOSER_WITHIN_S, SecondAttempts
+from cluster.run.second_attempts import GIVE_UP_AFTER_S, SEARCH_EVERY_S, LOSER_WITHIN_S, SecondAttempts
 from cluster.run.speculation import RunningTask, Speculation
 from cluster.run.state import RunState, StepState
 from cluster.run.step_worker import Outcome
@@ -51,13 +51,13 @@ class Run:
         self.steps: Mapping[str, StepState] = RunState(plan([STEP], store).lines.values()).steps
 
     def find(self, room: int = 1) -> list[str]:
-        self.now_s += LOOK_EVERY_S
+        self.now_s += SEARCH_EVERY_S
         return [item.task.step for item in self.second.find(self.tasks, self.steps, room)]
 
     def double(self) -> None:
         for seconds in (20.0, 25.0, 30.0):
             self.second.add_finished(STEP, seconds)
-        self.now_s += LOOK_EVERY_S
+        self.now_s += SEARCH_EVERY_S
         (slow,) = self.second.find(self.tasks, self.steps, 1)
         self.second.add(slow, SECOND)
 
