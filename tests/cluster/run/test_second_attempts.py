@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import LeaseLostError, StepFailedError
 from cluster.run.capacity import Machine
 from cluster.run.ray_tasks import FinishedTask
-from cluster.run.second_attempts import GIVE_UP_AFTER_S, SEARCH_EVERY_S, LOSER_WITHIN_S, SecondAttempts
+from cluster.run.second_attempts import GIVE_UP_AFTER_S, LOSER_WITHIN_S, SEARCH_EVERY_S, SecondAttempts
 from cluster.run.speculation import RunningTask, Speculation
 from cluster.run.state import RunState, StepState
 from cluster.run.step_worker import Outcome
