@@ -60,6 +60,11 @@ class StepKind:
         """Returns True if the report reads its steps."""
         return self.report_position is not None
 
+    @property
+    def fans_out(self) -> bool:
+        """Returns True if a recipe has many of its steps, which compute the same with other patterns and seeds."""
+        return self.has_seed
+
 
 KINDS: Mapping[str, StepKind] = {
     "data": StepKind(color=GRAY, report_position=0, is_lightweight=True),

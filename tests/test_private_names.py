@@ -14,11 +14,14 @@ LIBRARIES = ("ray", "deepspeed", "fsspec", "s3fs", "gcsfs", "adlfs")
 HANDLES = ("_fs", "_ray")
 """Attributes in which objects keep a file system of fsspec, or the module of Ray."""
 USED = {
+    ("cluster/run/ray_session.py", "ray._private.state"),
     ("cluster/run/ray_session.py", "ray._private.worker"),
     ("cluster/parallel/launcher.py", "ray.train.torch.config._TorchBackend"),
     ("cluster/parallel/launcher.py", "super()._register_sigint_handler"),
 }
-"""Ray prints messages of the raylet into the display, and its trainer replaces the handlers of signals."""
+"""Ray prints messages of the raylet into the display, its trainer replaces the handlers of signals, and nothing public
+says what is free on each machine.
+"""
 
 
 def private_names(path: Path) -> Iterator[str]:

@@ -25,13 +25,17 @@ OPEN = ".open"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttemptLog:
-    """The log of one attempt, which has the lease of its step with `token`, in the process `worker`."""
+    """The log of one attempt, which has the lease of its step with `token`, in the process `worker`.
+
+    Until it commits, the lease may have the token of its `rival`: see `TaskSpec`.
+    """
 
     step: str
     fingerprint: str
     attempt: int
     token: str
     worker: Owner
+    rival: str = ""
 
     @classmethod
     def read(cls, note: Path) -> AttemptLog:
@@ -64,7 +68,7 @@ class AttemptLog:
         if self.worker.namespace == Owner.current().namespace:
             return self.worker.is_dead()
         lease = store.slot(self.step, self.fingerprint).read()
-        return lease is None or lease.token != self.token or lease.owner.is_dead()
+        return lease is None or lease.token not in (self.token, self.rival) or lease.owner.is_dead()
 
     def finish(self, store: Store) -> None:
         """Redacts and uploads the log. If that fails, its note remains."""

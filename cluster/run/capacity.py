@@ -19,6 +19,10 @@ class Machine:
     cpus: float
     gpus: float = 0
 
+    def fits(self, needed: Machine) -> bool:
+        """Returns True if these CPUs and GPUs are enough for a worker."""
+        return needed.cpus <= self.cpus and needed.gpus <= self.gpus
+
 
 def addable_machine() -> Machine | None:
     """Returns the machine that `CLOZELINE_LARGEST_MACHINE` describes as `CPUS` or `CPUS,GPUS`; None if it is not set.

@@ -27,6 +27,16 @@ class StepStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class StepStartedAgain:
+    """A step that takes `ratio` times as long as others of its kind also runs on another node. See `StepStarted`."""
+
+    step: str
+    attempt: int
+    log: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
 class StepProgress:
     """A step has finished `done` of `total` units of its phase.
 
@@ -98,6 +108,7 @@ class Interrupted:
 Event: TypeAlias = (
     StepQueued
     | StepStarted
+    | StepStartedAgain
     | StepProgress
     | StepFinished
     | StepFailed

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from cluster.errors import SessionError
-from cluster.run.capacity import Capacity, addable_machine
+from cluster.run.capacity import Capacity, Machine, addable_machine
 from cluster.run.own_code import ROOT
 from cluster.store.retries import VARIABLE
 
@@ -79,6 +79,14 @@ def capacity() -> Capacity:
         node_cpus=max((node.get("CPU", 0.0) for node in nodes), default=0.0),
         node_gpus=max((node.get("GPU", 0.0) for node in nodes), default=0.0),
     )
+
+
+def free_machines() -> dict[str, Machine]:
+    """Returns what no task uses now, by the ids of the machines. Needs a session."""
+    from ray._private import state  # noqa: PLC0415  (Ray reads the environment that `session` sets)
+
+    free = state.available_resources_per_node()
+    return {node: Machine(cpus=room.get("CPU", 0.0), gpus=room.get("GPU", 0.0)) for node, room in free.items()}
 
 
 def _init(address: str, num_cpus: int | None) -> None:

@@ -20,10 +20,12 @@ from cluster.redaction import redact
 from cluster.run.attempt_logs import finish_log_of
 from cluster.run.capacity import Capacity, Machine
 from cluster.run.own_code import import_own_code_first
-from cluster.run.ray_session import capacity
+from cluster.run.ray_session import capacity, free_machines
+from cluster.run.speculation import RunningTask
 from cluster.run.step_worker import Outcome, next_attempt, run_step
 from cluster.steps.step import Resources
-from cluster.steps.task_spec import TaskSpec
+from cluster.steps.task_spec import Rival, TaskSpec
+from cluster.store.lease import new_token
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from cluster.tracking.recorder import AttemptStart, LogBatch
@@ -36,6 +38,8 @@ POLL_RECORDS_S = 60.0
 RECONNECT_AFTER_S = 0.5
 LAST_WORDS_S = 0.5
 """How long the records of a worker that was killed are awaited."""
+NODE_ID = "ray.io/node-id"
+"""Label that Ray gives each machine."""
 MAX_TASKS = 1000
 """Tasks that wait or run at once. More would not start anything earlier, and cost the driver memory."""
 
@@ -61,10 +65,16 @@ class LogBuffer:
         return batches
 
 
-def post(buffer: Any, batch: LogBatch) -> bool:
-    """Sends a batch to the `LogBuffer` of the driver. Returns False if the driver's machine does not answer."""
+def post(buffer: Any, token: str, batch: LogBatch) -> bool:
+    """Sends a batch of the attempt with `token` to the `LogBuffer` of the driver.
+
+    Returns False if the driver's machine does not answer.
+    """
     import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
+    batch.token = token
+    if batch.started is not None:
+        batch.started = replace(batch.started, node=ray.get_runtime_context().get_node_id())
     try:
         ray.get(buffer.post.remote(batch), timeout=SEND_TIMEOUT_S)
     except (ray.exceptions.RayError, TimeoutError):
@@ -75,7 +85,7 @@ def post(buffer: Any, batch: LogBatch) -> bool:
 def run_task(spec: TaskSpec, buffer: Any, upstream: tuple[Manifest, ...]) -> Outcome:
     """The Ray task: runs one step."""
     import_own_code_first()
-    outcome = run_step(spec, partial(post, buffer), upstream)
+    outcome = run_step(spec, partial(post, buffer, spec.lease.token), upstream)
     # The driver has the key, which is larger than the rest.
     return replace(outcome, key={}) if isinstance(outcome, Manifest) else outcome
 
@@ -93,13 +103,18 @@ class FinishedTask:
         """The name of the step."""
         return self.spec.step
 
+    @property
+    def token(self) -> str:
+        """The token of the attempt's lease."""
+        return self.spec.lease.token
+
 
 @dataclass(slots=True, eq=False)
 class _Task:
     """A task that waits or runs: the CPUs that it requests, and what is known about its attempt.
 
-    `reservation` is the placement group for which a step with workers of its own waits. After the end of a task its
-    last records are awaited until `end_by_s`.
+    `reservation` is the placement group for which a step with workers of its own waits. The start of the attempt was
+    reported at `started_at_s`. After the end of a task its last records are awaited until `end_by_s`.
     """
 
     spec: TaskSpec
@@ -108,6 +123,7 @@ class _Task:
     ref: Any = None
     reservation: Any = None
     start: AttemptStart | None = None
+    started_at_s: float = 0.0
     has_last_records: bool = False
     outcome: Outcome | Exception | None = None
     end_by_s: float | None = None
@@ -126,7 +142,7 @@ class TaskPool:
         self.capacity = capacity
         self._task = ray.remote(max_retries=0)(run_task)
         self._tasks: dict[str, _Task] = {}
-        """Step -> its task."""
+        """Token of an attempt's lease -> its task."""
         self._arrived: SimpleQueue[Callable[[], Iterable[Received]]] = SimpleQueue()
         """What happened, written by threads of Ray: functions to call in the thread of the driver."""
         self._refreshed_at_s = time.monotonic()
@@ -148,7 +164,7 @@ class TaskPool:
     @property
     def steps(self) -> list[str]:
         """Names of the steps that wait or run."""
-        return list(self._tasks)
+        return list(dict.fromkeys(task.spec.step for task in self._tasks.values()))
 
     @property
     def lacks_machines(self) -> bool:
@@ -165,11 +181,47 @@ class TaskPool:
         """Submits a step; Ray queues it until a machine has room. `find_missing` says if one ever has."""
         worker = self.capacity.per_worker(spec.resources)
         task = _Task(spec, upstream, worker.cpus)
-        self._tasks[spec.step] = task
+        self._tasks[spec.lease.token] = task
         if spec.resources.is_shared:
             self._reserve(task, worker)
         else:
             self._start(task, num_cpus=worker.cpus, num_gpus=worker.gpus)
+
+    def submit_again(self, token: str) -> str:
+        """Submits a step that runs to another node, too. Returns the token of the second attempt. See `TaskSpec`."""
+        first = self._tasks[token]
+        assert first.start is not None, "it runs"
+        rival = Rival(token, first.start.attempt, first.start.node)
+        lease = replace(first.spec.lease, token=new_token())
+        self.submit(replace(first.spec, lease=lease, rival=rival), first.upstream)
+        return lease.token
+
+    def running(self) -> list[RunningTask]:
+        """Returns the attempts that run in one process, and are the only ones of their steps as far as they know."""
+        now_s = time.monotonic()
+        return [
+            RunningTask(
+                step=task.spec.step,
+                token=token,
+                seconds=now_s - task.started_at_s,
+                needs=self.capacity.per_worker(task.spec.resources),
+                node=task.start.node,
+            )
+            for token, task in self._tasks.items()
+            if task.start is not None
+            and task.end_by_s is None
+            and task.spec.rival is None
+            and not task.spec.resources.is_shared
+        ]
+
+    def queued(self) -> list[Machine]:
+        """Returns what each worker of the tasks that Ray has no room for requests."""
+        waiting = (task.spec.resources for task in self._tasks.values() if task.start is None)
+        return [self.capacity.per_worker(resources) for resources in waiting]
+
+    def free(self) -> dict[str, Machine]:
+        """Returns what no task uses, by the ids of the machines."""
+        return free_machines()
 
     def wait(self, timeout_s: float) -> list[Received]:
         """Returns what arrived, in order; waits up to `timeout_s` seconds for the first item.
@@ -188,11 +240,18 @@ class TaskPool:
 
     def cancel(self, *, force: bool = False) -> None:
         """Requests all tasks to end, except for commits; with `force` kills their processes. `wait` returns them."""
-        for task in list(self._tasks.values()):
-            if task.reservation is None:
-                self._ray.cancel(task.ref, force=force)
-            else:
-                self._arrived.put(partial(self._cancel_reserved, task))
+        for token in list(self._tasks):
+            self.cancel_task(token, force=force)
+
+    def cancel_task(self, token: str, *, force: bool = False) -> None:
+        """Does the same for the attempt with `token`, unless it has ended."""
+        task = self._tasks.get(token)
+        if task is None:
+            return
+        if task.reservation is None:
+            self._ray.cancel(task.ref, force=force)
+        else:
+            self._arrived.put(partial(self._cancel_reserved, task))
 
     def close(self) -> None:
         """Kills what still runs, and removes the reservations of steps that wait."""
@@ -202,7 +261,9 @@ class TaskPool:
         self._tasks.clear()
         self._ray.kill(self._buffer)
 
-    def _start(self, task: _Task, **resources: float) -> None:
+    def _start(self, task: _Task, **resources: Any) -> None:
+        if task.spec.rival is not None:
+            resources["label_selector"] = {NODE_ID: f"!in({task.spec.rival.node})"}
         # Ray keeps counters for each name as long as the driver lives, so steps of one kind have the same.
         options = self._task.options(name=task.spec.step.partition("/")[0], **resources)
         task.ref = options.remote(task.spec, self._buffer, task.upstream)
@@ -238,10 +299,11 @@ class TaskPool:
             return
         self._request_records()
         for batch in done.result():
-            task = self._tasks.get(batch.step)
+            task = self._tasks.get(batch.token)
             if task is None:
                 continue
-            task.start = batch.started or task.start
+            if batch.started is not None:
+                task.start, task.started_at_s = batch.started, time.monotonic()
             yield batch
             task.has_last_records |= batch.is_last
             if batch.is_last and task.end_by_s is not None:
@@ -249,7 +311,7 @@ class TaskPool:
 
     def _is_current(self, task: _Task) -> bool:
         """Returns False for a task that was returned, or submitted again."""
-        return self._tasks.get(task.spec.step) is task
+        return self._tasks.get(task.spec.lease.token) is task
 
     def _start_reserved(self, task: _Task, done: Any) -> Iterable[Received]:
         """Starts a step, now that the cluster has room for all of its workers."""
@@ -292,7 +354,7 @@ class TaskPool:
                 yield self._finish(task)
 
     def _finish(self, task: _Task) -> FinishedTask:
-        del self._tasks[task.spec.step]
+        del self._tasks[task.spec.lease.token]
         self._unreserve(task)
         outcome = task.outcome
         if isinstance(outcome, Exception) and not isinstance(outcome, Outcome):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cluster.errors import StepFailedError
+from cluster.run.speculation import Speculation
 from cluster.steps.plan import Selection
 from cluster.store.lease import TTL_S
 from cluster.store.manifest import Manifest
@@ -28,6 +29,7 @@ class RunOptions(Selection):
         backoff_s: Pause before the second attempt, in seconds; doubled before each further attempt.
         ttl_s: Seconds without a heartbeat after which the step of another driver is taken over.
         poll_s: Seconds between checks of progress and of steps that other drivers run.
+        speculation: When a slow step also starts on another node; None: never. See `cluster.run.speculation`.
     """
 
     engine: str
@@ -40,6 +42,7 @@ class RunOptions(Selection):
     backoff_s: float = 1.0
     ttl_s: float = TTL_S
     poll_s: float = 0.5
+    speculation: Speculation | None = None
 
 
 class Status(StrEnum):
@@ -65,6 +68,7 @@ class StepResult:
         source_run_id: The MLflow run that computed a cached result.
         manifest: Its result, if there is one.
         reason: Why it was run, failed or is blocked.
+        attempts: Number of attempts that this run started, those on a second node included.
     """
 
     step: str
@@ -75,6 +79,7 @@ class StepResult:
     source_run_id: str | None = None
     manifest: Manifest | None = None
     reason: str = ""
+    attempts: int = 0
 
 
 @dataclass(slots=True)
@@ -120,6 +125,11 @@ class RunResult:
     def stopped(self) -> tuple[str, ...]:
         """Steps that Ctrl-C ended or kept from starting."""
         return self._with_status(Status.STOPPED)
+
+    @property
+    def num_attempts(self) -> int:
+        """Number of attempts that the run started."""
+        return sum(step.attempts for step in self.steps.values())
 
     @property
     def is_interrupted(self) -> bool:

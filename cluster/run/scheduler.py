@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from cluster.errors import LeaseHeldError, LeaseLostError, StepFailedError, StoreError
 from cluster.provenance import provenance
@@ -15,7 +15,9 @@ from cluster.run.events import EventHandler
 from cluster.run.ray_session import session
 from cluster.run.ray_tasks import MAX_TASKS, FinishedTask, TaskPool
 from cluster.run.result import RunOptions, RunResult, Status, StepResult
+from cluster.run.second_attempts import SecondAttempts
 from cluster.run.signals import SignalHandler
+from cluster.run.speculation import Speculation
 from cluster.run.state import Phase, RunState, StepState
 from cluster.run.step_worker import CommittedByOther
 from cluster.run.watchdog import EXIT_DELAY_S
@@ -110,6 +112,7 @@ class _Run:
         """Submitted steps, and the time after which they are reported if they still wait."""
         self._reported: set[str] = set()
         """Problems of which the user was informed."""
+        self._second = SecondAttempts(self._speculation())
         self._kill_at_s: float | None = None
         """After Ctrl-C: the time at which steps that still run are killed."""
 
@@ -124,7 +127,7 @@ class _Run:
         if self._signals.received and self._state.num_open:
             self._interrupt()
             return self._tasks is not None and len(self._tasks) > 0
-        return self._state.num_open > 0
+        return self._state.num_open > 0 or self._second.awaits_losers
 
     def wait(self) -> None:
         """Waits for a task to end, for records, or for another driver."""
@@ -144,8 +147,9 @@ class _Run:
             if isinstance(received, LogBatch):
                 self._log(received)
             else:
-                self._finish(received)
+                self._end(received)
         self._report_queued(self._tasks)
+        self._start_again(self._tasks)
 
     def warn(self, problem: str, remedy: str = "") -> None:
         """Reports a problem that ends no step, once."""
@@ -209,9 +213,12 @@ class _Run:
             self._report(step, Status.BLOCKED, reason=reason)
             self._emit(events.StepBlocked(step.name, reason))
 
+    @property
+    def _max_tasks(self) -> int:
+        return min(MAX_TASKS, self._options.max_parallel or MAX_TASKS)
+
     def _has_room(self) -> bool:
-        num_tasks = len(self._tasks) if self._tasks is not None else 0
-        return num_tasks < min(MAX_TASKS, self._options.max_parallel or MAX_TASKS)
+        return self._tasks is None or len(self._tasks) < self._max_tasks
 
     def _submit(self, step: StepState) -> None:
         """Submits a step to Ray, which queues it; unless another driver still runs it."""
@@ -271,13 +278,22 @@ class _Run:
         step = self._state.steps[batch.step]
         if batch.started is not None:
             self._start(step, batch.started)
+        if not self._second.passes(batch):
+            return
         self._tracker.log_records(batch)
         if batch.progress is not None:
             done, total, info = batch.progress
             self._emit(events.StepProgress(batch.step, done, total, info))
 
     def _start(self, step: StepState, start: AttemptStart) -> None:
-        """Takes note of an attempt that has started: from now on its lease is renewed, and its MLflow run lasts."""
+        """Takes note of an attempt that has started: from now on its lease is renewed, and its MLflow run lasts.
+
+        A second attempt uses the lease and the MLflow run of the first one.
+        """
+        step.num_starts += 1
+        if (ratio := self._second.ratio_of(start.token)) is not None:
+            self._emit(events.StepStartedAgain(step.name, start.attempt, start.log, ratio))
+            return
         step.phase = Phase.RUNNING
         self._leases.renew(self._slot(step), start.token)
         step.run_id = start.run_id
@@ -309,8 +325,58 @@ class _Run:
                 self._store.record_failure(step.fingerprint, failure)
                 self._give_up(step, failure)
 
+    def _end(self, received: FinishedTask) -> None:
+        """Handles the end of a task, which may be one of two attempts of its step."""
+        step, end = self._state.steps[received.step], self._second.end(received)
+        for batch in end.records:
+            self._log(batch)
+        if end.problem and self._kill_at_s is None:
+            self.warn(end.problem)
+        if end.earlier is not None:
+            self._release(step, end.earlier)
+        if end.result is not None:
+            self._finish(end.result)
+        if end.cancel and self._tasks is not None:
+            self._tasks.cancel_task(end.cancel)
+        if end.loser is not None:
+            self._discard(step, end.loser)
+
+    def _start_again(self, tasks: TaskPool) -> None:
+        """Starts slow steps on another node, too. Ends second attempts that are not needed."""
+        for token in self._second.overdue():
+            tasks.cancel_task(token)
+        for token in self._second.stuck():
+            tasks.cancel_task(token, force=True)
+        if not self._signals.received:
+            for slow in self._second.find(tasks, self._state.steps, self._max_tasks - len(tasks)):
+                self._second.add(slow, tasks.submit_again(slow.task.token))
+
+    def _speculation(self) -> Speculation | None:
+        """Returns when a step gets a second attempt. None if the store cannot keep two attempts apart."""
+        if self._options.speculation is not None and not self._store.accepts_many_drivers:
+            self.warn(
+                f"no step starts on a second node: the store {self._store.url} has no conditional writes.",
+                "Use a folder that the machines share, or S3, GCS or Azure.",
+            )
+            return None
+        return self._options.speculation
+
+    def _discard(self, step: StepState, task: FinishedTask) -> None:
+        """Removes what an attempt left whose step another attempt has committed."""
+        if task.start is None and task.outcome is None:  # canceled in the queue
+            return
+        self._release(step, task)
+        slot = self._slot(step)
+        # What cannot be removed now, `gc` removes: the store is unreachable, or another driver runs the step again.
+        with suppress(LeaseHeldError, StoreError, OSError):
+            self._leases.acquire(slot, step.name)
+            try:
+                self._store.discard_attempt(step.name, step.fingerprint, task.token)
+            finally:
+                self._leases.release(slot)
+
     def _finish(self, task: FinishedTask) -> None:
-        """Handles the end of a task: a result, a failure that may be retried, or a stop."""
+        """Handles the end of a step's attempt: a result, a failure that may be retried, or a stop."""
         step, outcome = self._state.steps[task.step], task.outcome
         if isinstance(outcome, Manifest):
             self._leases.forget(self._slot(step))
@@ -355,6 +421,7 @@ class _Run:
 
     def _commit(self, step: StepState, manifest: Manifest) -> None:
         self._state.commit(step, manifest)
+        self._second.add_finished(step.step, manifest.seconds)
         self._tracker.end_step(step.name, "FINISHED", step.manifest)
         self._report(step, Status.EXECUTED, run_id=step.run_id, reason="; ".join(step.planned.reasons))
         self._emit(events.StepFinished(step.name, manifest.seconds, cached=False, metrics=manifest.metrics))
@@ -396,6 +463,7 @@ class _Run:
             source_run_id=source_run_id,
             manifest=step.manifest,
             reason=reason,
+            attempts=step.num_starts,
         )
 
 

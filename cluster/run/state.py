@@ -49,7 +49,8 @@ class StepState:
         phase: What happens to it now.
         manifest: Its result, once it is COMMITTED.
         content_digest: The digest of the files of its result.
-        num_attempts: Attempts of this run; preemptions do not count.
+        num_attempts: Attempts of this run; preemptions and second attempts do not count.
+        num_starts: Attempts that started in this run, all of them.
         run_id: MLflow run of the attempt that is RUNNING.
         is_held: True while another driver runs this step; `was_held` stays True.
         expired_token: The lease of another driver that has expired.
@@ -65,6 +66,7 @@ class StepState:
     manifest: Manifest | None = None
     content_digest: str = ""
     num_attempts: int = 0
+    num_starts: int = 0
     run_id: str | None = None
     is_held: bool = False
     was_held: bool = False

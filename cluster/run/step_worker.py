@@ -25,7 +25,7 @@ from cluster.steps.source_files import SourceFiles
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
-from cluster.store.lease import Owner, take
+from cluster.store.lease import Owner, supersede, take
 from cluster.store.location import open_store
 from cluster.store.manifest import FileEntry, Manifest
 from cluster.store.upstream import Upstream
@@ -64,8 +64,9 @@ def run_step(spec: TaskSpec, send: Send, upstream: tuple[Manifest, ...]) -> Outc
             raise PreemptedError
         store = open_store(spec.store)
         slot = store.slot(spec.step, spec.key.fingerprint)
-        take(slot, spec.lease, spec.step, lambda lease: lease.owner.is_dead() or lease.token == spec.expired_token)
-        manifest = _usable_result(spec, store, upstream)
+        if spec.rival is None:
+            take(slot, spec.lease, spec.step, lambda lease: lease.owner.is_dead() or lease.token == spec.expired_token)
+        manifest = _usable_result(spec, store, upstream) if spec.rival is None else None
         outcome = _run_attempt(spec, store, send, upstream) if manifest is None else CommittedByOther(manifest)
     except (LeaseHeldError, LeaseLostError) as error:
         return error
@@ -89,9 +90,11 @@ def _usable_result(spec: TaskSpec, store: Store, upstream: tuple[Manifest, ...])
 
 
 def next_attempt(spec: TaskSpec, store: Store) -> AttemptStart:
-    """Returns the attempt that follows the last failure. The caller holds the lease."""
+    """Returns the attempt that follows the last failure, or its rival. The caller or the rival holds the lease."""
     last_failure = store.failure(spec.step, spec.key.fingerprint)
     attempt = 1 if last_failure is None else last_failure.attempt + 1
+    if spec.rival is not None:
+        attempt = max(attempt, spec.rival.attempt + 1)
     log = store.log_path(spec.step, spec.key.fingerprint, attempt)
     return AttemptStart(attempt, spec.lease.token, store.uri_of(log), spec.run_id)
 
@@ -107,6 +110,7 @@ def _run_attempt(
         attempt=start.attempt,
         token=spec.lease.token,
         worker=Owner.current(),
+        rival=_rival_token(spec),
     )
     finish_left_logs(store)
     try:
@@ -138,14 +142,20 @@ class _Attempt:
         spec, staged = self.spec, None
         try:
             slot = self.store.slot(spec.step, spec.key.fingerprint)
-            with Watchdog(slot, spec.lease.token, spec.ttl_s) as watchdog:
+            with Watchdog(slot, spec.lease.token, spec.ttl_s, _rival_token(spec)) as watchdog:
                 watchdog.clean_up = self._clean_up
                 try:
                     sources = SourceFiles(spec)
                     set_num_threads(spec.resources.cpus)
                     staged = self.store.begin(
-                        spec.step, spec.key.fingerprint, spec.lease.token, has_workers=spec.resources.has_ranks
+                        spec.step,
+                        spec.key.fingerprint,
+                        spec.lease.token,
+                        has_workers=spec.resources.has_ranks,
+                        rival=_rival_token(spec),
                     )
+                    if spec.rival is not None:
+                        staged.claim = partial(supersede, slot, spec.rival.token, spec.lease, spec.step)
                     return self._compute_and_commit(staged, watchdog, sources)
                 except KeyboardInterrupt:
                     if watchdog.lease_lost:
@@ -217,6 +227,11 @@ class _Attempt:
         )
         inputs = build_inputs(function, spec.step, spec.roles, upstream.folders())
         return function(spec.config.load(), inputs, staged.out, self.recorder, engine)
+
+
+def _rival_token(spec: TaskSpec) -> str:
+    """Returns the token of the attempt that runs on another node; empty if there is none."""
+    return "" if spec.rival is None else spec.rival.token
 
 
 def _failure(spec: TaskSpec, error: BaseException, start: AttemptStart | None = None) -> StepFailedError:

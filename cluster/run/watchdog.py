@@ -44,9 +44,10 @@ class Watchdog:
         slot: Where the lease is stored.
         token: The token with which the driver acquired the lease.
         ttl_s: Seconds without a heartbeat after which the lease is expired.
+        rival: The token of an attempt of the same driver that has the lease until this step commits; empty if none has.
     """
 
-    def __init__(self, slot: LeaseBackend, token: str, ttl_s: float) -> None:
+    def __init__(self, slot: LeaseBackend, token: str, ttl_s: float, rival: str = "") -> None:
         self.lease_lost = False
         self.is_preempted = False
         self.stop_request: StopRequest | None = None
@@ -55,10 +56,11 @@ class Watchdog:
         self.abort: Callable[[], None] | None = None
         """Ends the processes that the step started on other machines, if any."""
         self._slot = slot
-        self._token = token
+        self._tokens = {token, rival or token}
         self._ttl_s = ttl_s
         self._namespace = Owner.current().namespace
         self._is_committing = False
+        self._is_canceled = False
         self._handlers = TemporaryHandlers(self._handle)
         self._interrupt_timer: threading.Timer | None = None
         self._interrupt_at_s = 0.0
@@ -97,6 +99,7 @@ class Watchdog:
         """Handles SIGTERM, and SIGINT, which Ray simulates to cancel a task."""
         del frame
         self.is_preempted |= number == signal.SIGTERM
+        self._is_canceled = True  # perhaps because another attempt has committed: read the lease without delay
         if self._is_committing or self._ends_gracefully():
             return
         if self.abort is not None:
@@ -125,9 +128,9 @@ class Watchdog:
             if owner is not None and owner.is_dead():
                 self._exit()
             now = time.monotonic()
-            if now - read_at_s < read_interval_s:
+            if now - read_at_s < read_interval_s and not self._is_canceled:
                 continue
-            read_at_s = now
+            read_at_s, self._is_canceled = now, False
             try:
                 lease = self._slot.read()
             except (OSError, ValueError, StoreError):
@@ -136,7 +139,7 @@ class Watchdog:
                 continue
             if lease is not None and not lease.is_readable:
                 continue  # its driver repairs it with the next heartbeat, or another driver acquires it
-            if lease is None or lease.token != self._token:
+            if lease is None or lease.token not in self._tokens:
                 self._end_step()
                 return
             owner = lease.owner
@@ -146,7 +149,7 @@ class Watchdog:
                 self._exit()
 
     def _end_step(self) -> None:
-        """Interrupts the step because another driver has its lease. If that has no effect, ends the process."""
+        """Interrupts the step because another attempt has its lease. If that has no effect, ends the process."""
         self.lease_lost = True
         _thread.interrupt_main()
         if not self._done.wait(GRACE_PERIOD_S):

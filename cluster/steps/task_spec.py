@@ -53,6 +53,15 @@ class _PickledConfig(LateConfig):
         return _PickledConfig, (self._data,)
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """An attempt that runs already: the token of its lease, its number, and the id of its machine in Ray."""
+
+    token: str
+    attempt: int
+    node: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """Everything that a worker needs to run a step.
@@ -65,6 +74,9 @@ class TaskSpec:
     The worker acquires `lease` when the step starts. It may replace a lease with the token `expired_token`, which the
     driver has seen expire. An intact result that another driver committed since the plan was made is used, unless the
     step is `forced`; `verify` compares its hashes. `run_id` is the MLflow run of the attempt, if it has one.
+
+    `rival` is an attempt of the same driver that runs already, on another node. Then the worker does not acquire
+    `lease` before it commits: see `cluster.run.speculation`.
     """
 
     step: str
@@ -84,6 +96,7 @@ class TaskSpec:
     forced: bool = False
     verify: bool = False
     run_id: str | None = None
+    rival: Rival | None = None
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

@@ -133,10 +133,13 @@ class Store(ABC):
         """Returns where the lease of a step is stored."""
 
     @abstractmethod
-    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> StagedResult:
-        """Starts a result. The caller holds the lease with `token`.
+    def begin(
+        self, step: str, fingerprint: str, token: str, *, has_workers: bool = False, rival: str = ""
+    ) -> StagedResult:
+        """Starts a result. The caller holds the lease with `token`, or `rival` does.
 
-        Checkpoints of an earlier attempt are in its folder, unless the step `has_workers` that use `host_files`.
+        Checkpoints of an earlier attempt are in its folder, unless the step `has_workers` that use `host_files`, or
+        `rival` is the token of an attempt that is still writing them. Files of the rival are left alone.
         """
 
     @abstractmethod
@@ -409,6 +412,15 @@ class Store(ABC):
             elif verify and self._digest(manifest, name) != entry.sha256:
                 yield f"{name} has changed content"
 
+    def discard_attempt(self, step: str, fingerprint: str, token: str) -> None:
+        """Removes what the attempt with `token` left next to a committed result, and all checkpoints.
+
+        The attempt has ended without a result, and the caller holds the lease.
+        """
+        root = f"{step}/{fingerprint}"
+        for name in ("work.json", "work", attempt_folder(token), f"work.{token}.part", f"files.{token}.part"):
+            self.remove(f"{root}/{name}")
+
     def stale_result(self, step: str, fingerprint: str) -> StaleResult:
         """Returns what the store has of a fingerprint that no recipe uses."""
         committed_at = None
@@ -432,19 +444,24 @@ def attempt_folder(token: str) -> str:
 class StagedResult(ABC):
     """A result that is not committed yet.
 
-    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash. `uploaded` has the
-    files that a worker on another machine has uploaded.
+    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash. With a `rival` (see
+    `Store.begin`) it does not survive the attempt. `uploaded` has the files that a worker on another machine has
+    uploaded. `claim` is called when the files are permanent, before the manifest is written; it acquires the lease of
+    an attempt that has none yet.
     """
 
-    def __init__(self, folder: Path, step: str, fingerprint: str, token: str) -> None:
+    def __init__(self, folder: Path, step: str, fingerprint: str, token: str, rival: str = "") -> None:
         self.step = step
         self.fingerprint = fingerprint
         self._token = token
+        self._rival = rival
         self.uploaded: Mapping[str, FileEntry] = {}
+        self.claim: Callable[[], None] = lambda: None
         self.out = folder / f"files.{token}.part"
-        self.checkpoint_dir = folder / "work"
-        for abandoned in folder.glob("files.*.part"):
-            remove(abandoned)
+        self.checkpoint_dir = folder / (f"work.{token}.part" if rival else "work")
+        for abandoned in (*folder.glob("files.*.part"), *folder.glob("work.*.part")):
+            if not rival or rival not in abandoned.name:
+                remove(abandoned)
         self.out.mkdir(parents=True)
         self.checkpoint_dir.mkdir(exist_ok=True)
 
@@ -479,4 +496,4 @@ class StagedResult(ABC):
 
     @abstractmethod
     def discard(self) -> None:
-        """Removes the files; keeps the checkpoints."""
+        """Removes the files. Keeps checkpoints that a later attempt may read."""

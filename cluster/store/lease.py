@@ -26,7 +26,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from cluster.errors import LeaseHeldError, StoreError
+from cluster.errors import LeaseHeldError, LeaseLostError, StoreError
 from cluster.provenance import user
 from cluster.store.files import write_atomic
 from cluster.store.retries import budget
@@ -370,6 +370,16 @@ def take(
             "Free some disk space, or correct the permissions of the store, and run again: committed results are kept.",
         ) from error
     raise LeaseHeldError(step, str(current.owner))
+
+
+def supersede(slot: LeaseBackend, token: str, lease: Lease, step: str) -> None:
+    """Replaces the lease of another attempt of the same driver, which has `token`.
+
+    Raises:
+        LeaseLostError: it has another token now, or is free.
+    """
+    if not slot.compare_and_swap(token, lease):
+        raise LeaseLostError(step)
 
 
 def _renew(slot: LeaseBackend, token: str, renewed: Lease) -> bool:

@@ -53,10 +53,12 @@ class LocalStore(Store):
         """See `Store`."""
         return FileLease(self.folder(step, fingerprint))
 
-    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> LocalStagedResult:
+    def begin(
+        self, step: str, fingerprint: str, token: str, *, has_workers: bool = False, rival: str = ""
+    ) -> LocalStagedResult:
         """See `Store`."""
         del has_workers
-        return LocalStagedResult(self.folder(step, fingerprint), step, fingerprint, token)
+        return LocalStagedResult(self.folder(step, fingerprint), step, fingerprint, token, rival)
 
     def host_files(self, step: str, fingerprint: str, token: str) -> None:
         """See `Store`. All machines have the folder of the store."""
@@ -145,19 +147,26 @@ class LocalStore(Store):
 class LocalStagedResult(StagedResult):
     """Writes files next to the committed result and renames them to commit."""
 
-    def __init__(self, folder: Path, step: str, fingerprint: str, token: str) -> None:
-        super().__init__(folder, step, fingerprint, token)
+    def __init__(self, folder: Path, step: str, fingerprint: str, token: str, rival: str = "") -> None:
+        super().__init__(folder, step, fingerprint, token, rival)
         self._folder = folder
+        self._manifest = _manifest_data(folder)
 
     def discard(self) -> None:
         """See `StagedResult`."""
         remove(self.out)
+        if self._rival:
+            remove(self.checkpoint_dir)
 
     def publish(self, manifest: Manifest) -> Manifest:
         """See `StagedResult`."""
         sync_tree(self.out)
+        self.claim()
         with locked(self._folder):
             if not is_held(self._folder, self._token):
+                raise LeaseLostError(self.step)
+            # The rival may have committed, and not yet released the lease that this attempt has taken from it.
+            if self._rival and _manifest_data(self._folder) != self._manifest:
                 raise LeaseLostError(self.step)
             # A step may be reading an older result, which is damaged or was forced to rerun.
             replaced = _committed_folder(self._folder)
@@ -177,12 +186,18 @@ class LocalStagedResult(StagedResult):
         return manifest
 
 
+def _manifest_data(folder: Path) -> bytes | None:
+    """Returns the current manifest; None if there is none."""
+    with suppress(FileNotFoundError):
+        return (folder / "manifest.json").read_bytes()
+    return None
+
+
 def _committed_folder(folder: Path) -> str | None:
     """Returns the name of the folder with the files of the current result; None if there is no result."""
+    data = _manifest_data(folder)
     try:
-        return Manifest.from_json((folder / "manifest.json").read_bytes()).folder
-    except FileNotFoundError:
-        return None
+        return None if data is None else Manifest.from_json(data).folder
     except StoreError:  # damaged, or of another version
         return FILES
 

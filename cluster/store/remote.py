@@ -28,6 +28,7 @@ from cluster.store.host_files import HostFiles
 from cluster.store.lease import Lease, from_json, locked, to_json
 from cluster.store.manifest import Manifest
 from cluster.store.object_store import NUM_THREADS, ObjectStore
+from cluster.store.retries import budget
 
 MAX_SWAPS = 5
 
@@ -95,9 +96,11 @@ class RemoteStore(Store):
         """See `Store`."""
         return ObjectLease(self.objects, f"{step}/{fingerprint}/lease.json")
 
-    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> RemoteStagedResult:
+    def begin(
+        self, step: str, fingerprint: str, token: str, *, has_workers: bool = False, rival: str = ""
+    ) -> RemoteStagedResult:
         """See `Store`."""
-        return RemoteStagedResult(self, step, fingerprint, token, has_workers=has_workers)
+        return RemoteStagedResult(self, step, fingerprint, token, has_workers=has_workers, rival=rival)
 
     def host_files(self, step: str, fingerprint: str, token: str) -> HostFiles:
         """See `Store`."""
@@ -239,35 +242,54 @@ class RemoteStore(Store):
 class RemoteStagedResult(StagedResult):
     """Writes files on this machine and uploads them to commit. Uploads checkpoints while the step runs.
 
-    With workers, which do both on their machines, it only commits.
+    With workers, which do both on their machines, it only commits. With a rival it keeps its checkpoints to itself.
     """
 
     def __init__(
-        self, store: RemoteStore, step: str, fingerprint: str, token: str, *, has_workers: bool = False
+        self,
+        store: RemoteStore,
+        step: str,
+        fingerprint: str,
+        token: str,
+        *,
+        has_workers: bool = False,
+        rival: str = "",
     ) -> None:
         self._store = store
         self._name = f"{step}/{fingerprint}"
         before, tag = store.objects.read_tagged(f"{self._name}/manifest.json")
         self._manifest_tag: str | None = tag
         self._replaced = _folder_of(before)
-        super().__init__(store.scratch(step, fingerprint), step, fingerprint, token)
+        self._is_published = False
+        super().__init__(store.scratch(step, fingerprint), step, fingerprint, token, rival)
         self._checkpoints = Checkpoints(store.objects, self._name, self.checkpoint_dir)
-        if not has_workers:
+        if not has_workers and not rival:
             self._checkpoints.restore()
             self._checkpoints.start()
 
     def discard(self) -> None:
         """See `StagedResult`."""
-        self._checkpoints.stop()
+        is_superseded = not self._is_published and self._is_superseded()
+        self._checkpoints.stop(save=not is_superseded)
         remove(self.out)
+        if is_superseded or self._rival:
+            remove(self.checkpoint_dir)
+
+    def _is_superseded(self) -> bool:
+        """Returns True if another attempt has committed since this one started: no one needs its checkpoints."""
+        with suppress(StoreError), budget(0):
+            return self._store.objects.read_tagged(f"{self._name}/manifest.json")[1] != self._manifest_tag
+        return False
 
     def publish(self, manifest: Manifest) -> Manifest:
         """See `StagedResult`."""
         manifest = replace(manifest, folder=attempt_folder(self._token))
         self._checkpoints.stop(save=False)
         self._store.objects.upload_all(self.out, sorted_files(self.out), f"{self._name}/{manifest.folder}")
-        # The tag proves that no other driver committed since this attempt started.
+        self.claim()
+        # The tag proves that no other attempt committed since this one started.
         self._store.commit_manifest(manifest, self._token, self._manifest_tag, self._replaced)
+        self._is_published = True
         self._move_to_cache(manifest)
         return manifest
 

@@ -78,19 +78,24 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class AttemptStart:
-    """An attempt that starts now: its number, the token of its lease, the address of its log, and its MLflow run."""
+    """An attempt that starts now: its number, the token of its lease, the address of its log, and its MLflow run.
+
+    `node` is the id of the machine in Ray.
+    """
 
     attempt: int
     token: str
     log: str
     run_id: str | None = None
+    node: str = ""
 
 
 @dataclass(slots=True)
 class LogBatch:
     """Records of a step since the last batch. Figures are PNG bytes.
 
-    `started` is set in the first batch of an attempt, and `is_last` in its last one.
+    `started` is set in the first batch of an attempt, and `is_last` in its last one. `token` is the one of the
+    attempt's lease; the task that sends the batch fills it in.
     """
 
     step: str
@@ -100,6 +105,7 @@ class LogBatch:
     points: list[MetricPoint] = field(default_factory=list)
     figures: list[tuple[str, bytes]] = field(default_factory=list)
     tables: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
+    token: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.started or self.is_last or self.progress or self.points or self.figures or self.tables)

@@ -32,6 +32,15 @@ KeepGoing = Annotated[
     bool, typer.Option("--keep-going/--stop", help="After a failure, run all steps that do not need the failed step.")
 ]
 MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Maximum number of steps at a time.")]
+Speculate = Annotated[
+    float | None,
+    typer.Option(
+        "--speculate",
+        min=1.5,
+        metavar="FACTOR",
+        help="Also start a step on another node if it takes FACTOR times as long as others of its kind: 3.",
+    ),
+]
 Register = Annotated[
     bool, typer.Option("--register/--no-register", help="Register classifier and prompts in MLflow's model registry.")
 ]

@@ -11,12 +11,14 @@ from rich.markup import escape
 
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.signals import exit_code
+from cluster.run.speculation import Speculation
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views import plan_view
 from pipelines.cli.views.progress_display import select_output_mode
 from pipelines.cli.views.terminal import errors
 from pipelines.dag import fewshot
+from pipelines.kinds import KINDS
 from pipelines.run.request import RunRequest, load_request
 from pipelines.run.runner import run_recipe, tracking_server
 from stages.common.assets.cache import IDENTIFY, LOCATE
@@ -35,6 +37,7 @@ def run(
     force: options.Force = None,
     keep_going: options.KeepGoing = False,
     max_parallel: options.MaxParallel = None,
+    speculate: options.Speculate = None,
     verify: options.Verify = False,
     register: options.Register = True,
     store: options.StoreFolder = DEFAULT_STORE,
@@ -55,6 +58,7 @@ def run(
         keep_going=keep_going,
         max_parallel=max_parallel,
         address=address,
+        speculation=_speculation(speculate),
     )
     output = select_output_mode(as_json=as_json, is_quiet=quiet)
     request = load_request(recipe, override, store)
@@ -68,6 +72,8 @@ def run(
         )
         _print_line(console, "resume", command)
     num_steps = f"{len(result.executed)} steps executed, {len(result.cached)} cached"
+    if result.num_attempts > len(result.executed) + len(result.failed):
+        num_steps += f", {result.num_attempts} attempts"
     _print_line(console, "total", f"{num_steps}, {result.wall_s:.0f} s")
     _print_line(console, "browse", tracking_server() or f"make ui STORE={shlex.quote(str(request.store.local))}")
     code = exit_code(result.signal) if result.is_interrupted else 0 if result.ok else 1
@@ -84,6 +90,7 @@ def resume(
     override: options.Override = None,
     keep_going: options.KeepGoing = False,
     max_parallel: options.MaxParallel = None,
+    speculate: options.Speculate = None,
     register: options.Register = True,
     store: options.StoreFolder = DEFAULT_STORE,
     address: options.Address = None,
@@ -97,12 +104,20 @@ def resume(
         from_=steps,
         keep_going=keep_going,
         max_parallel=max_parallel,
+        speculate=speculate,
         register=register,
         store=store,
         address=address,
         as_json=as_json,
         quiet=quiet,
     )
+
+
+def _speculation(factor: float | None) -> Speculation | None:
+    """Returns when a step gets a second attempt; None: never."""
+    if factor is None:
+        return None
+    return Speculation(kinds=frozenset(name for name, kind in KINDS.items() if kind.fans_out), factor=factor)
 
 
 def _print_errors(request: RunRequest, result: RunResult, console: Console) -> None:

@@ -80,7 +80,12 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     steps = list(planned.steps.values())
     manifests = {**planned.manifests, **result.manifests}  # of all steps, not only of the selected ones
     seconds = {name: manifests[name].seconds for name in planned.steps if name in manifests}
-    counts = {"executed": len(result.executed), "cached": len(result.cached), "wall_s": round(result.wall_s, 2)}
+    counts = {
+        "executed": len(result.executed),
+        "cached": len(result.cached),
+        "attempts": result.num_attempts,
+        "wall_s": round(result.wall_s, 2),
+    }
     manifest = result.manifests.get("report")
     if manifest is None:
         _log_costs(tracker, result, counts, seconds)
@@ -152,7 +157,13 @@ def _log_costs(tracker: Tracker, result: RunResult, counts: Mapping[str, float],
     metrics = {f"pipeline/{name}": float(value) for name, value in costs.items()}
     tracker.parent.log_metrics({**metrics, "seconds": counts["wall_s"]})
     rows = [
-        {"step": name, "status": step.status.value, "seconds": round(step.seconds, 1), "reason": step.reason}
+        {
+            "step": name,
+            "status": step.status.value,
+            "seconds": round(step.seconds, 1),
+            "attempts": step.attempts,
+            "reason": step.reason,
+        }
         for name, step in result.steps.items()
     ]
     tracker.parent.log_table("step_times", rows)

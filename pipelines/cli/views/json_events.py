@@ -45,10 +45,11 @@ class JsonEvents:
 
 
 def write_finished(stream: TextIO, result: RunResult, exit_code: int) -> None:
-    """Writes the last line of a run: step names by status, and the exit status."""
+    """Writes the last line of a run: step names by status, the number of attempts, and the exit status."""
     names = ("executed", "cached", "failed", "blocked", "stopped")
     by_status = {name: list(getattr(result, name)) for name in names}
-    write_event(stream, "run_finished", **by_status, seconds=round(result.wall_s, 2), exit_code=exit_code)
+    numbers = {"attempts": result.num_attempts, "seconds": round(result.wall_s, 2), "exit_code": exit_code}
+    write_event(stream, "run_finished", **by_status, **numbers)
 
 
 def write_failed(stream: TextIO, error: Exception, exit_code: int) -> None:

@@ -203,6 +203,8 @@ def resume_command(
         words.append("--keep-going")
     if options.max_parallel is not None:
         words += ["--max-parallel", str(options.max_parallel)]
+    if options.speculation is not None:
+        words += ["--speculate", f"{options.speculation.factor:g}"]
     if options.verify:
         words.append("--verify")
     if not register:

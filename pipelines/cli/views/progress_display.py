@@ -42,6 +42,7 @@ from cluster.run.events import (
     StepProgress,
     StepQueued,
     StepStarted,
+    StepStartedAgain,
     StepWaiting,
     Warned,
 )
@@ -154,6 +155,8 @@ class ProgressDisplay:
                 self.latest[step] = "starting"
                 if not self.console.is_terminal:
                     self._print(f"started   {step}")
+            case StepStartedAgain(step=step, ratio=ratio):
+                self._print(f"started   {step} again on another node: {ratio:.1f} times as long as others", "yellow")
             case StepProgress():
                 self._update(event)
             case StepFinished(step=step, seconds=seconds, cached=False, metrics=metrics):

@@ -32,7 +32,8 @@ def build_report(
         recipe: Name of the recipe.
         result: Result of the report step.
         seconds: Step name -> its duration in seconds.
-        run: `executed` and `cached` (numbers of steps) and `wall_s` of this run; optionally `versions` and `commit`.
+        run: `executed` and `cached` (numbers of steps) and `wall_s` of this run; optionally `attempts` (their number),
+            `versions` and `commit`.
         sizes: Step name -> bytes of its classifier on disk.
         speeds: Step name -> texts per second of its classifier, with one thread; 0 if they were not measured.
     """
@@ -239,4 +240,6 @@ def speed_of_delivered(report: Mapping[str, Any]) -> str:
 def run_line(report: Mapping[str, Any]) -> str:
     """Returns a sentence about this run."""
     steps = f"{report['executed']} steps executed, {report['cached']} cached"
+    if (attempts := report.get("attempts", 0)) > report["executed"]:
+        steps += f", {attempts} attempts"
     return f"This run: {steps}, {report['wall_s']:.0f} s."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -41,7 +42,7 @@ import sys, time
 from pathlib import Path
 from cluster.store.lease import FileLease
 from cluster.run.watchdog import Watchdog
-with Watchdog(FileLease(Path(sys.argv[1])), sys.argv[2], 1.2) as watchdog:
+with Watchdog(FileLease(Path(sys.argv[1])), sys.argv[2], 1.2, *sys.argv[3:]) as watchdog:
     watchdog.clean_up = lambda: Path(sys.argv[1], "cleaned").touch()
     print("started", flush=True)
     try:
@@ -50,6 +51,8 @@ with Watchdog(FileLease(Path(sys.argv[1])), sys.argv[2], 1.2) as watchdog:
     except KeyboardInterrupt:
         sys.exit(7 if watchdog.lease_lost else 8)
 """
+ACCEPTED = "type('Training', (), {'send': lambda self: True})()"
+"""A stop request of a training that ends gracefully, in its grace period of 20 seconds."""
 
 
 class Processes:
@@ -106,6 +109,33 @@ def test_step_ends_when_another_driver_has_the_lease(processes: Processes, tmp_p
     assert lease is not None
     write(tmp_path, replace(lease, owner=Owner.current(), token="other"))
     assert worker.wait(20) == 7
+
+
+def test_second_attempt_runs_under_the_lease_of_the_first_and_under_its_own(
+    processes: Processes, tmp_path: Path
+) -> None:
+    lease = Lease(owner=Owner.current(), token="first")
+    write(tmp_path, lease)
+    worker, line = processes.start(WORKER, str(tmp_path), "second", "first")
+    assert line == "started"
+    for token in ("first", "second"):
+        write(tmp_path, replace(lease, token=token))
+        with pytest.raises(subprocess.TimeoutExpired):
+            worker.wait(2)
+    write(tmp_path, replace(lease, token="other"))
+    assert worker.wait(20) == 7
+
+
+def test_training_of_the_loser_ends_without_its_grace_period(processes: Processes, tmp_path: Path) -> None:
+    """The lease is read when the driver cancels the step, and not only when it is due, here after 100 seconds."""
+    code = WORKER.replace("1.2", "600").replace("try:", f"watchdog.stop_request = {ACCEPTED}\n    try:")
+    write(tmp_path, Lease(owner=Owner.current(), token="first"))
+    worker, line = processes.start(code, str(tmp_path), "first")
+    assert line == "started"
+    time.sleep(2)
+    write(tmp_path, Lease(owner=Owner.current(), token="second"))
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(10) == 7
 
 
 def test_worker_exits_when_a_driver_on_another_machine_stops_renewing(processes: Processes, tmp_path: Path) -> None:

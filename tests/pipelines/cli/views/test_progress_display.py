@@ -29,6 +29,7 @@ from cluster.run.events import (
     StepProgress,
     StepQueued,
     StepStarted,
+    StepStartedAgain,
     StepWaiting,
 )
 from pipelines.cli.views import progress_display
@@ -278,3 +279,15 @@ def test_queued_step_says_what_it_waits_for_until_it_starts() -> None:
     stream = io.StringIO()
     JsonEvents(stream, 1)(StepQueued("pet/0", "1 GPU"))
     assert json.loads(stream.getvalue()).items() >= {"event": "step_queued", "waits_for": "1 GPU"}.items()
+
+
+def test_second_attempt_is_one_line() -> None:
+    lines = Console(file=io.StringIO(), width=COLUMNS)
+    event = StepStartedAgain("pet/review/1", 2, "log", 3.24)
+    with ProgressDisplay(lines, 1, lambda: None) as display:
+        display(event)
+    assert lines.file.getvalue() == "started   pet/review/1 again on another node: 3.2 times as long as others\n"  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    JsonEvents(stream, 1)(event)
+    fields = {"event": "step_started_again", "step": "pet/review/1", "attempt": 2, "ratio": 3.24}
+    assert json.loads(stream.getvalue()).items() >= fields.items()

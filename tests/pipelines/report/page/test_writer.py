@@ -111,3 +111,9 @@ def test_size_of_models_is_a_column_if_a_row_has_one(tmp_path: Path) -> None:
     head, _, ensemble, student = writer.report_markdown(report).splitlines()[2:6]
     assert head.endswith("| trainable params | model MB | seconds |")
     assert (ensemble.endswith("|  |  |"), student.endswith("| 90.4 |  |")) == (True, True)
+
+
+def test_run_line_counts_attempts_if_a_step_had_several() -> None:
+    report = {"executed": 3, "cached": 1, "wall_s": 2.0}
+    assert writer.run_line(report) == "This run: 3 steps executed, 1 cached, 2 s."
+    assert writer.run_line({**report, "attempts": 4}) == "This run: 3 steps executed, 1 cached, 4 attempts, 2 s."
