@@ -1,8 +1,8 @@
 """Successive halving (Jamieson & Talwalkar, AISTATS 2016): many settings train briefly, and the best ones longer.
 
 A bracket starts with many candidates and few training steps. Each rung keeps the best third and trains it three times
-as long, until the last rung trains as long as the recipe does. Each rung trains anew, because a learning rate that is
-scheduled for a long training says little in the middle of its schedule.
+as long, until the last rung trains as long as the recipe does. Each rung trains from the start, because a learning rate
+that is scheduled for a long training says little in the middle of its schedule.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_search_halves_resumes_and_writes_the_winner(
     assert again.num_executed == 0
     assert [item.held_out for item in again.trials] == [item.held_out for item in first.trials]
     assert again.winner is not None and again.own is not None
-    assert again.winner.trial.candidate == first.winner.trial.candidate if first.winner else False
+    assert first.winner is not None and again.winner.trial.candidate == first.winner.trial.candidate
     assert again.winner.held_out.rank <= again.own.held_out.rank
     assert again.winner.held_out.rank == min(item.held_out.rank for item in again.trials if item.trial.is_complete)
 
@@ -77,7 +77,7 @@ def test_search_halves_resumes_and_writes_the_winner(
     written = tmp_path / "elsewhere" / "best.yaml"
     written.parent.mkdir()
     write_winner(read_recipe(searched_recipe, PipelineConfig), again, gain, written)
-    assert f"Accuracy: {100 * again.winner.held_out.accuracy:.1f}%" in written.read_text()
+    assert f"# Accuracy: {100 * again.winner.held_out.accuracy:.1f}%" in written.read_text()
     config = read_recipe(written, PipelineConfig)
     assert config.prompts is not None
     assert [f"prompts/films/{name}/0" for name in config.prompts.methods] == [
@@ -95,4 +95,5 @@ def test_search_halves_resumes_and_writes_the_winner(
     for item in again.trials:
         run = tracked[item.trial.step.name]
         assert run.data.metrics["train/held_out_accuracy"] == pytest.approx(item.held_out.accuracy)
-        assert run.data.params["prompt.method"] == item.trial.candidate.prompt.method
+        assert run.data.params.get("prompt.method", "prompt_tuning") == item.trial.candidate.prompt.method, "no default"
+        assert float(run.data.params["training.learning_rate"]) == item.trial.candidate.training.learning_rate
