@@ -15,7 +15,7 @@ from pipelines.dag.fewshot import build_steps
 from pipelines.run.request import load_request
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
-from pipelines.search import space
+from pipelines.search import space, trials
 from pipelines.search.driver import Difference, SearchResult, difference, search_prompts
 from pipelines.search.output import trial_table, write_winner
 from stages.common.assets.cache import IDENTIFY, LOCATE
@@ -23,13 +23,14 @@ from stages.common.engine import ENGINE
 from stages.common.errors import InputError
 from tests.support.mlflow_helpers import runs
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 OPTIONS = RunOptions(engine=ENGINE, identify=IDENTIFY, locate=LOCATE, keep_going=True)
 
 
 @pytest.fixture(autouse=True)
 def _small_space(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves 8 settings: one length and learning rate of each method, with one or two initializations."""
+    """Leaves 8 settings: one length and learning rate of each method, with one or two initializations. Two folds."""
+    monkeypatch.setattr(trials, "NUM_FOLDS", 2)
     monkeypatch.setattr(space, "LENGTHS", (4,))
     monkeypatch.setattr(space, "RANKS", (2,))
     monkeypatch.setattr(space, "VECTOR_RATES", (0.03,))
