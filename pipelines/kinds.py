@@ -13,6 +13,8 @@ member      kind of member for balanced weights: `pet`, `pet/<member>`, or the n
 generation  number of the generation of iPET, from 0
 method      name of the prompt method, of the method of chain of thought, or of the summary of patterns
 format      format of prompt pretraining
+
+Steps of the kind `prompt_search` are trials of `clozeline recommend --search`. No run of a recipe has them.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class StepKind:
             report selects one of them to use.
         report_position: Position of its steps in the report. None if the report does not read them.
         is_lightweight: Whether its steps compute so little that half a CPU core is enough.
+        only_validates: Whether its steps train the models of a cross-validation only, and keep none.
         pretrained_to: For prompt pretraining: format -> what its prompts learn, after "learned to".
     """
 
@@ -53,6 +56,7 @@ class StepKind:
     is_classifier: bool = False
     report_position: int | None = None
     is_lightweight: bool = False
+    only_validates: bool = False
     pretrained_to: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -102,6 +106,7 @@ KINDS: Mapping[str, StepKind] = {
         is_classifier=True,
         report_position=7,
     ),
+    "prompt_search": StepKind(color=PURPLE, reads=("train", "dev"), only_validates=True),
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "tuned_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),

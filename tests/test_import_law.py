@@ -54,7 +54,7 @@ LEVELS = {
         {"pipelines.run"},
         {"pipelines.serving"},
         {"pipelines.init"},
-        {"pipelines.export", "pipelines.labeling"},
+        {"pipelines.export", "pipelines.labeling", "pipelines.search"},
         {"pipelines.cli"},
         {"pipelines.api"},
     ),

@@ -58,7 +58,10 @@ COMMANDS = {
         "pipelines.cli.labeling:label",
         "Show a page to label the texts of a file in a browser, with one key per label. Each label is saved at once.",
     ),
-    "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
+    "recommend": (
+        "pipelines.cli.recommend:recommend",
+        "Recommend a method, lengths, rates and parallelism for a recipe, or search for settings of its prompts.",
+    ),
     "gc": (
         "pipelines.cli.maintenance:gc",
         "Remove results that no recipe needs any more. Every run enters its recipe into the store.",

@@ -1,4 +1,4 @@
-"""Commands that write recipes, texts for them, and the reference of their keys: init, generate, recommend, schema."""
+"""Commands that write recipes, texts for them, and the reference of their keys: init, generate, schema."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import typer
 from pydantic import ValidationError
 
 from pipelines.cli import options
-from pipelines.cli.options import DEFAULT_STORE, renamed_option
+from pipelines.cli.options import renamed_option
 from pipelines.cli.views import terminal
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, errors, open_output
-from pipelines.init import database, recommendations
+from pipelines.init import database
 from pipelines.init.budget import DEFAULT_BUDGET
 from pipelines.init.column_choices import choose_label_column, choose_text_columns, fields_of
 from pipelines.init.default_recipe import Assets
@@ -30,36 +30,11 @@ from pipelines.init.prompt_templates import import_templates, templates_text
 from pipelines.init.standard_input import save_standard_input
 from pipelines.init.text_generation import TextGenerator
 from pipelines.init.wizard import InitOptions, InitWizard
-from pipelines.run.request import load_request
 from pipelines.schema import reference
 from stages.common.config import ClassWeights, LabelBias
 from stages.common.data.database import is_database
 from stages.common.errors import InputError
 from stages.llm.config import EndpointSettings, Prices
-
-
-def recommend(
-    recipe: options.Recipe,
-    memory: Annotated[
-        float | None, typer.Option(help="GiB of memory per worker. Default: memory of this machine.", min=0.1)
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Write the recipe with these settings to a new file.")
-    ] = None,
-    override: options.Override = None,
-    apply: Annotated[Path | None, renamed_option("--apply", "--output")] = None,
-) -> None:
-    """Recommend a method, lengths, rates and parallelism for a recipe."""
-    del apply
-    request = load_request(recipe, override, DEFAULT_STORE)
-    memory_bytes = int(memory * 2**30) if memory else None
-    with preflight_progress(console) as on_start:
-        profile = recommendations.gather_task_profile(request.config, memory_bytes, on_start)
-    settings = recommendations.recommend_settings(profile)
-    console.print(recommendations.recommendation_table(settings))
-    if output:
-        recommendations.write_recommended(request.config, settings, output)
-        console.print(f"wrote     {output}", highlight=False, markup=False, soft_wrap=True)
 
 
 def generate(

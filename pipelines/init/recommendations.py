@@ -348,11 +348,20 @@ def write_recommended(config: PipelineConfig, recommendations: Sequence[Recommen
                 f"#   {item.setting}: {item.value} (was {inner.get(key, 'not set')}): {item.reason} [{item.source}]"
             )
             inner[key] = item.value
+    write_values(values, lines, path)
+
+
+def write_values(values: dict[str, Any], comments: Sequence[str], path: Path) -> None:
+    """Writes the values of a recipe, with lines of comments before them.
+
+    Raises:
+        InputError: the values are no recipe, or `path` exists or cannot be written.
+    """
     try:
         load_config(values)
     except (ValidationError, InputError) as error:
         raise InputError(f"the recommendations do not fit this recipe ({error}).", "Copy those that fit.") from error
-    text = "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    text = "\n".join(comments) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

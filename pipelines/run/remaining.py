@@ -64,26 +64,30 @@ def step_seconds(step: Step, sizes: Sizes) -> float:
     length: float = min(sizes.tokens + (PATTERN_TOKENS if has_pattern else 0), model.max_length)
     cost = cost_of(model.asset, is_encoder=not has_pattern)
     tokens_read = _num_read(step, sizes) * length
-    tokens_trained = _num_trained(config, sizes) * length
+    tokens_trained = _num_trained(step, sizes) * length
     return STEP_OVERHEAD + (tokens_read * cost.reading + tokens_trained * cost.training) / 1000
 
 
 def _num_read(step: Step, sizes: Sizes) -> int:
     """Returns the number of texts that a step reads without training."""
+    if KINDS[step.kind].only_validates:
+        return sizes.train
     labels_unlabeled = getattr(step.config, "label_unlabeled", KINDS[step.kind].votes)
     is_member = KINDS[step.kind].votes
     return sizes.test + (sizes.unlabeled if labels_unlabeled else 0) + (sizes.train if is_member else 0)
 
 
-def _num_trained(config: Any, sizes: Sizes) -> int:
+def _num_trained(step: Step, sizes: Sizes) -> int:
     """Returns the number of texts that a step trains on, in all steps of all its folds."""
+    config: Any = step.config
     contrastive = getattr(config, "contrastive", None)
     training = contrastive.training if contrastive else getattr(config, "training", None)
     if training is None:
         return 0
     num_items = sizes.train + (sizes.unlabeled if hasattr(config, "gold_weight") else 0)
     averages_folds = contrastive is not None and contrastive.average_folds
-    num_trainings = (getattr(config, "num_folds", None) or 0) + (not averages_folds)
+    keeps_one = not averages_folds and not KINDS[step.kind].only_validates
+    num_trainings = (getattr(config, "num_folds", None) or 0) + keeps_one
     steps: int = training.num_steps(num_items) * training.batch_size
     return num_trainings * steps
 

@@ -92,7 +92,7 @@ def _run_entered(
         request.store.local, name, name, uri=destination.uri, tags=tags, datasets=datasets, experiment_id=known
     ) as tracker:
         log_plan(tracker, request, planned)
-        with _events(display, num_steps[PlanState.RUN], planned, request.store, run) as on_event:
+        with run_events(display, num_steps[PlanState.RUN], planned, request.store, run) as on_event:
             result = execute(planned, request.store, options, tracker, on_event, leases)
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
@@ -136,7 +136,9 @@ def _known_experiment(request: RunRequest, planned: Plan, destination: Destinati
 
 
 @contextmanager
-def _events(display: RunDisplay, num_steps: int, planned: Plan, store: Store, run: ActiveRun) -> Iterator[EventHandler]:
+def run_events(
+    display: RunDisplay, num_steps: int, planned: Plan, store: Store, run: ActiveRun
+) -> Iterator[EventHandler]:
     """Shows the events of a run with the time that is left, and writes its progress to the store."""
     remaining = RemainingTime(planned, store)
     with display.events(display.console, num_steps, remaining) as shown, ProgressWriter(run, shown) as on_event:
@@ -165,7 +167,7 @@ def _run_without(
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
     run.keep(steps)
     enter_recipe(request.store, request.config.name, resolved_recipe(request), steps)
-    with _events(display, len(first.blocked), planned, request.store, run) as on_event:
+    with run_events(display, len(first.blocked), planned, request.store, run) as on_event:
         second = execute(planned, request.store, options, tracker, on_event, leases)
     return planned, merge_results(first, second)
 

@@ -8,26 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from stages.common.data.step_outputs import write_losses
 from stages.common.examples import load_examples
 from stages.common.metrics.classification import EvaluationResult
-from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.prefix_cache import cached_loss
-from stages.common.models.linear_heads import LinearHead
 from stages.common.problems import problem_of
 from stages.common.prompts.config import PromptServingConfig
-from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_mixture
 from stages.common.prompts.peft_format import load_trained_prompt
 from stages.common.prompts.soft_prompt import Prompt
-from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
+from stages.common.prompts.tuning import prompt_backbone, save_tuned_prompt
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.bf16_margins import log_bf16_margins
 from stages.common.training.evaluation import evaluate_on_test
 from stages.prompt_tuning.config import PromptTuningConfig
+from stages.prompt_tuning.training import tune_prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,21 +48,17 @@ class Result(EvaluationResult):
     final_loss: float
 
 
-class TunedClassifier(NamedTuple):
-    """A classifier with its trained prompt, the loss of every step (or only of the last), and what was trained."""
-
-    classifier: ClozeClassifier
-    losses: list[float]
-    num_parameters: int
-
-
 def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the prompt, evaluates it, and writes it to `out`."""
     labels = config.task.labels
     train_set = load_examples(inputs.data / "train.jsonl")
     with prompt_backbone(config.backbone, config.prompt, config.seed, engine) as submodel:
         if inputs.batched is None:
-            classifier, losses, num_parameters = _tune(config, inputs, submodel.backbone, recorder, engine)
+            dev_set = load_examples(inputs.data / "dev.jsonl")
+            classifier, losses, num_parameters = tune_prompt(
+                config, submodel.backbone, train_set, dev_set,
+                pretrained=inputs.pretrained, sources=inputs.sources, recorder=recorder, engine=engine,
+            )  # fmt: skip
         else:
             trained = load_trained_prompt(inputs.batched, config.name, submodel.backbone)
             classifier = ClozeClassifier.of(
@@ -87,31 +79,6 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
         num_unlabeled=0,
         trainable_parameters=num_parameters,
     )
-
-
-def _tune(
-    config: PromptTuningConfig, inputs: Inputs, backbone: Backbone, recorder: Recorder, engine: Engine
-) -> TunedClassifier:
-    prompt = initialize_prompt(
-        config.prompt, config.task, config.pattern, backbone,
-        seed=config.seed, pretrained=inputs.pretrained, sources=inputs.sources,
-    )  # fmt: skip
-    head = None
-    if config.prompt.head == "linear":
-        head = LinearHead(backbone.hidden_size, len(config.task.labels)).to(backbone.device)
-    classifier = ClozeClassifier.of(
-        config.task, config.pattern, backbone, config.backbone, prompt,
-        loss_kind=config.loss if head is None else "cross_entropy", head=head, engine=engine,
-    )  # fmt: skip
-    train_set, dev_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("train", "dev"))
-    dropout = config.prompt.backbone_dropout
-    losses = tune(
-        classifier, cached_loss(classifier, backbone_dropout=dropout), train_set, dev_set, config.training,
-        seed=config.seed, recorder=recorder, engine=engine, frozen_steps=config.prompt.frozen_steps,
-        backbone_dropout=dropout,
-    )  # fmt: skip
-    num_parameters = num_trainable_parameters(classifier)
-    return TunedClassifier(classifier, losses, num_parameters)
 
 
 def _log_mixture(config: PromptTuningConfig, classifier: ClozeClassifier, data: Path, recorder: Recorder) -> None:

@@ -18,11 +18,15 @@ from cluster.store.location import open_store
 from cluster.store.manifest import FileEntry, Key, Manifest
 from pipelines.default_models import COSTS, MINILM, MPNET, PATTERN_TOKENS, SMOLLM2, STEP_OVERHEAD
 from pipelines.run.remaining import BYTES_AROUND_TEXT, BYTES_PER_TOKEN, RemainingTime, Sizes, step_seconds
+from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import EncoderConfig, StudentConfig
+from stages.common.patterns.config import Task
+from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 from stages.distillation.config import DistillationConfig
 from stages.pet.config import PetConfig
 from stages.probe.config import ContrastiveConfig, ProbeConfig
+from stages.prompt_tuning.search.config import PromptSearchConfig
 
 TASK: dict[str, Any] = {"labels": ("a", "b"), "fields": ("text",)}
 TRAINING = TrainingConfig(learning_rate=1e-4, batch_size=16, steps=100)
@@ -131,6 +135,19 @@ def test_pattern_is_read_with_the_text(pet_config: Any) -> None:
     less -= step_seconds(step("pet/a/0", "pet", without), SIZES)
     tokens = SIZES.tokens + PATTERN_TOKENS
     assert less == pytest.approx(SIZES.unlabeled * tokens * COSTS[SMOLLM2].reading / 1000)
+
+
+def test_trial_of_a_search_trains_its_folds_and_reads_the_labeled_examples() -> None:
+    task = Task(name="t", labels=("a", "b"), patterns={"p": "{text}{mask}"}, verbalizer={"a": ["x"], "b": ["y"]})
+    backbone = BackboneConfig(asset=SMOLLM2.asset, max_length=128)
+    config = PromptSearchConfig(
+        task=task, pattern="p", backbone=backbone, prompt=PromptConfig(), training=TRAINING, num_folds=4
+    )
+    thousands = (SIZES.tokens + PATTERN_TOKENS) / 1000
+    trained = 4 * 100 * 16 * thousands * COSTS[SMOLLM2].training
+    read = SIZES.train * thousands * COSTS[SMOLLM2].reading
+    trial = step("prompt_search/t/x/100_steps", "prompt_search", config)
+    assert step_seconds(trial, SIZES) == pytest.approx(STEP_OVERHEAD + trained + read)
 
 
 def test_step_without_a_model_takes_its_start(pet_config: Any) -> None:
