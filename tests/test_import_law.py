@@ -61,7 +61,7 @@ LEVELS = {
 }
 """The folders of each package, lowest level first. A folder imports only folders of lower levels."""
 HEAVY = {"torch", "transformers", "mlflow", "ray", "datasets", "peft", "matplotlib", "deepspeed", "pandas"}
-RESOLVER = "cluster/steps/step.py:resolve"
+RESOLVER = "cluster/steps/functions.py:resolve"
 """The only function that imports a module by its name."""
 STAGES = sorted(name for name in MODULES if name.endswith(".stage"))
 CONFIGS = sorted(

@@ -32,7 +32,8 @@ from cluster.parallel.engine import DistributedEngine
 from cluster.parallel.memory import PARTITIONING, MemoryEstimate
 from cluster.parallel.worker_signals import HangDumper
 from cluster.run.ray_session import session
-from cluster.steps.step import Step, Strategy, resolve
+from cluster.steps.functions import resolve
+from cluster.steps.step import Step, Strategy
 from stages.common.engine import InProcessEngine, map_sequentially
 from stages.common.protocols import NullRecorder
 from stages.pet import stage as pet

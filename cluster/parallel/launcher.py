@@ -31,7 +31,7 @@ from cluster.parallel.memory import PARTITIONING
 from cluster.parallel.process_state import set_num_threads
 from cluster.parallel.worker_signals import HangDumper, install_sigterm_handler, read_dumps
 from cluster.parallel.workplace import StepFiles, Workplace, host_workplace, shared_workplace
-from cluster.steps.step import resolve
+from cluster.steps.functions import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import Store
 from cluster.store.host_files import HostFiles

@@ -17,7 +17,7 @@ from typing import Any
 from cluster.errors import SessionError
 from cluster.run.capacity import Capacity
 from cluster.run.ray_session import session
-from cluster.steps.step import resolve
+from cluster.steps.functions import resolve
 
 NAME = "clozeline"
 """The application in Ray Serve. One that runs already under this name is replaced, without a dropped request."""

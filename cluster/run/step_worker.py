@@ -21,8 +21,8 @@ from cluster.redaction import redact
 from cluster.run.attempt_logs import AttemptLog, finish_left_logs
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
+from cluster.steps.functions import resolve
 from cluster.steps.source_files import SourceFiles
-from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
 from cluster.store.lease import Owner, supersede, take

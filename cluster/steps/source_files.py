@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.errors import ClusterError, SourceChangedError
 from cluster.steps.code_digests import CodeDigests
 from cluster.steps.fingerprint import code_components
-from cluster.steps.step import resolve
+from cluster.steps.functions import resolve
 from cluster.steps.task_spec import TaskSpec
 from cluster.store.files import FileMark, read_marks
 from cluster.store.manifest import CODE_PARTS, differences

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -133,19 +132,6 @@ class Step:
             else:
                 names[f"inputs.{role}"] = item.name
         return names
-
-
-def resolve(name: str) -> Any:
-    """Imports `module:attribute`. No other function imports a module by name.
-
-    Raises:
-        GraphError: the module or the attribute does not exist.
-    """
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise GraphError(f"cannot import {name}: {error}.", "Correct the name, or install the module.") from error
 
 
 def graph(leaves: Iterable[Step]) -> dict[str, Step]:

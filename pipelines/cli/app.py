@@ -15,9 +15,8 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from cluster.errors import ClusterError
-from cluster.steps.step import resolve
+from cluster.steps.functions import resolve
 from pipelines.cli.streams import discard_output, prepare_environment, system_error
-from pipelines.cli.views import json_events
 from pipelines.cli.views.terminal import errors
 from stages.common.assets.references import apply_offline
 from stages.common.errors import InputError
@@ -147,6 +146,8 @@ def main() -> None:
             raise
         _print_error(error)
         if "--json" in sys.argv:
+            from pipelines.cli.views import json_events  # noqa: PLC0415  (takes a tenth of a second)
+
             json_events.write_failed(sys.stdout, error, BAD_INPUT)
         sys.exit(BAD_INPUT)
     except BrokenPipeError:  # the reader closed the pipe, which is not an error

@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import Field
 
-from cluster.steps.step import Resources, Step, graph, resolve
+from cluster.steps.functions import resolve
+from cluster.steps.step import Resources, Step, graph
 from cluster.steps.task_spec import build_inputs, input_indices
 from stages.common.data.config import Source
 from stages.common.engine import InProcessEngine

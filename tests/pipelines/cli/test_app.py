@@ -7,7 +7,7 @@ import inspect
 import pytest
 from typer.testing import CliRunner
 
-from cluster.steps.step import resolve
+from cluster.steps.functions import resolve
 from pipelines.cli.app import COMMANDS, app, load_command
 from stages.common.errors import InputError
 
