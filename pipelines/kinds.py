@@ -106,7 +106,7 @@ KINDS: Mapping[str, StepKind] = {
         is_classifier=True,
         report_position=7,
     ),
-    "prompt_search": StepKind(color=PURPLE, reads=("train", "dev"), only_validates=True),
+    "prompt_search": StepKind(color=GRAY, reads=("train", "dev"), only_validates=True),
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "tuned_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
