@@ -1,8 +1,8 @@
 """Searches the settings of a recipe's prompts within a time budget: runs rungs of trials until no further one fits.
 
-The settings of the recipe are tried first, in full length. They are what others have to beat, and their duration tells
-how long further trials take. Then brackets of other settings follow (`halving.py`). Trials are steps like all others,
-so the store keeps them: a search that is repeated reads their results, and continues where the first one ended.
+The settings of the recipe are tried first, in full length. They are what others have to beat, and their duration is
+the estimate for further trials. Then brackets of other settings follow (`halving.py`). Trials are steps like all
+others, so the store keeps them: a search that is repeated reads their results, and continues where the first one ended.
 """
 
 from __future__ import annotations

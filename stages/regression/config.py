@@ -1,6 +1,6 @@
 """Config models of regression: the task, and the settings of a saved model.
 
-As in LM-BFF (Gao et al., ACL 2021, section 3.2), a number lies between two values that words represent: with a range
+As in LM-BFF (Gao et al., ACL 2021, section 3.2), a number is between two values that words represent: with a range
 from 0 to 5 and the words No and Yes, 4 is predicted if Yes has the probability 0.8 of the two.
 """
 
@@ -32,7 +32,7 @@ class RegressionSettings(Config):
     words: tuple[str, str] | None = None
     """Words that represent the lowest and the highest value, such as [No, Yes]. Not needed with head: linear."""
     range: tuple[float, float]
-    """The lowest and the highest value, such as [0, 5]. All values of the data lie between them."""
+    """The lowest and the highest value, such as [0, 5]. All values of the data are between them."""
     truncation: Truncation = "last"
     """The field of the longer segment that is truncated: the last or the longest."""
 

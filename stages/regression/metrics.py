@@ -16,7 +16,7 @@ from stages.common.metrics.classification import Score
 class RegressionScore(Score):
     """Metrics of predicted numbers. GLUE reports both correlations for STS-B.
 
-    `accuracy` and `macro_f1` are of the question whether a value lies in the upper half of the range. `mae` is the mean
+    `accuracy` and `macro_f1` are of the question whether a value is in the upper half of the range. `mae` is the mean
     absolute error, in the unit of the values.
     """
 

@@ -66,7 +66,7 @@ class Regressor:
         return items
 
     def predict(self, examples: Sequence[RegressionExample], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """Returns the value of each example, [n], which lies in the range of the task."""
+        """Returns the value of each example, [n], which is in the range of the task."""
         return self._values(self._probabilities(examples, recorder, phase))
 
     def evaluate(self, examples: Sequence[RegressionExample], recorder: Recorder, phase: str) -> RegressionEvaluation:
